@@ -1,0 +1,231 @@
+"""The settings of a run: one frozen value, checked when it is made.
+
+Precedence, lowest first: the defaults here, a TOML file (``--config``), the flags of the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from pgnas.errors import ConfigError
+
+Granularity = Literal["channel", "group", "product"]
+PriorName = Literal["gibbs", "bernoulli", "paper"]
+Switch = Literal["auto", "on", "off"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Baseline = Literal["full", "uniform"]
+
+_AMOUNT = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(%|[kKmMgG]?)\s*$")
+_SCALE = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A cap as the user writes it: a share of the full network (``"40%"``) or a count (``"2M"``).
+
+    Attributes:
+        value: The share in (0, 1] or the count (> 0).
+        relative: Whether ``value`` is a share of the full network's count.
+    """
+
+    value: float
+    relative: bool
+
+    @classmethod
+    def parse(cls, text: str, *, subject: str) -> Amount:
+        """Read ``"40%"``, ``"2M"``, ``"350k"`` or ``"1200"``.
+
+        Raises:
+            ConfigError: ``text`` is none of these, or lies outside (0 %, 100 %] or (0, inf).
+        """
+        match = _AMOUNT.match(text)
+        rule = "must be a share like 40% in (0 %, 100 %] or a count like 2M above 0"
+        remedy = f"write for example {subject} 40%"
+        if match is None:
+            raise ConfigError(subject, rule, value=repr(text), remedy=remedy)
+        number, unit = float(match.group(1)), match.group(2)
+        relative = unit == "%"
+        value = number / 100 if relative else number * _SCALE[unit.lower()]
+        if value <= 0 or (relative and value > 1):
+            raise ConfigError(subject, rule, value=repr(text), remedy=remedy)
+        return cls(value, relative)
+
+    def of(self, full: int) -> int:
+        """The cap as a count, for a network whose full count is ``full``."""
+        return int(self.value * full) if self.relative else int(self.value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides what a run does.
+
+    ``None`` and ``"auto"`` mean "chosen from the model, the data and the machine"; the choice is recorded
+    in the run folder.
+
+    Attributes:
+        model: ``name``, ``name:key=value,...``, ``torchvision:NAME``, ``timm:NAME`` or ``package.module:factory``.
+        data: ``digits``, ``cifar10``, ``cifar100``, ``fashion-mnist``, a folder of images or a ``.npz`` file.
+        out: The run folder; made if absent, resumed if it holds the same run.
+        weights: A ``.safetensors`` file of starting weights for the full network.
+        epochs: Epochs in all, supernet and found network together; ``None``: 20, more for small data sets.
+        batch_size: Images a step.
+        lr: Peak learning rate of the weights (SGD, Nesterov momentum 0.9, cosine after warm-up).
+        weight_decay: L2 decay of the weights; ``None``: 0 with the paper prior (its KL replaces it), else 5e-4.
+        image_size: Side in pixels to which images are resized; ``None``: as they are, 224 for a folder of mixed sizes.
+        augment: Random crop, flip and cutout of the training images; ``auto``: by data set.
+        granularity: One logit a channel, one a group (the paper's), or a channel's and its group's together.
+        prior: ``None``: ``gibbs`` with a cap, ``paper`` without one.
+        length_scale_sq: l^2 of the paper prior (Eq. 15).
+        prior_drop: u of the Bernoulli prior, in (0, 1).
+        max_macs: Cap on the multiply-adds of the found network.
+        max_params: Cap on its parameters.
+        decide_at: Point of the run, as a share of the epochs, at which an architecture is drawn and frozen;
+            ``"never"``: at the end, as in the paper; ``None``: ``"25%"`` with a cap, else ``"never"``.
+        candidates: C, the number of architectures drawn and ranked.
+        recalibrate: Re-estimate BatchNorm statistics of each candidate; ``auto``: where validation says it helps.
+        temperature: tau of the relaxation (Eq. 16); ``None``: 0.2 with the paper prior, else 0.5.
+        initial_drop: Initial drop probability; ``None``: 0.1 with the paper prior, else 0.02.
+        logit_lr: Learning rate of the gates' logits (Adam).
+        baseline: Networks trained beside the found one at the same total compute.
+        seed: Seed of weights, noise, order and candidates.
+        data_seed: Seed of the splits alone.
+        device: Where to compute.
+        precision: Number format of the forward pass.
+        compile: ``torch.compile``; ``auto``: when the planned work repays its warm-up.
+    """
+
+    model: str
+    data: str
+    out: str
+    weights: str | None = None
+    epochs: int | None = None
+    batch_size: int = 128
+    lr: float = 0.1
+    weight_decay: float | None = None
+    image_size: int | None = None
+    augment: Switch = "auto"
+    granularity: Granularity = "channel"
+    prior: PriorName | None = None
+    length_scale_sq: float = 50.0
+    prior_drop: float = 0.5
+    max_macs: str | None = None
+    max_params: str | None = None
+    decide_at: str | None = None
+    candidates: int = 64
+    recalibrate: Switch = "auto"
+    temperature: float | None = None
+    initial_drop: float | None = None
+    logit_lr: float = 0.05
+    baseline: tuple[Baseline, ...] = ()
+    seed: int = 0
+    data_seed: int = 0
+    device: Device = "auto"
+    precision: Precision = "auto"
+    compile: Switch = "auto"
+
+    def __post_init__(self) -> None:
+        _check_numbers(self)
+        _check_choices(self)
+        if self.max_macs is not None:
+            Amount.parse(self.max_macs, subject="--max-macs")
+        if self.max_params is not None:
+            Amount.parse(self.max_params, subject="--max-params")
+        if self.prior == "gibbs" and not self.has_cap:
+            raise ConfigError(
+                "--prior gibbs", "needs a cost to weigh", value="no cap", remedy="add --max-macs 40% or --max-params 2M"
+            )
+        self.decision_share()
+
+    @property
+    def has_cap(self) -> bool:
+        """Whether the found network's cost is capped."""
+        return self.max_macs is not None or self.max_params is not None
+
+    @property
+    def prior_name(self) -> PriorName:
+        """The prior in force."""
+        return self.prior or ("gibbs" if self.has_cap else "paper")
+
+    def decision_share(self) -> float | None:
+        """The share of the epochs after which an architecture is frozen, in (0, 1); ``None`` for never.
+
+        Raises:
+            ConfigError: ``decide_at`` is neither ``"never"`` nor a share strictly between 0 % and 100 %.
+        """
+        text = self.decide_at or ("25%" if self.has_cap else "never")
+        if text == "never":
+            return None
+        rule, remedy = "must be a share strictly between 0% and 100%, or never", "write for example --decide-at 25%"
+        match = _AMOUNT.match(text)
+        if match is None or match.group(2) != "%" or not 0 < float(match.group(1)) < 100:
+            raise ConfigError("--decide-at", rule, value=repr(text), remedy=remedy)
+        return float(match.group(1)) / 100
+
+
+_BOUNDS: dict[str, tuple[float, float, bool]] = {  # field: (low, high, low is allowed)
+    "epochs": (1, 1_000_000, True),
+    "batch_size": (2, 1_000_000, True),
+    "lr": (0, 1_000, False),
+    "weight_decay": (0, 1_000, True),
+    "image_size": (1, 8_192, True),
+    "length_scale_sq": (0, 1e12, False),
+    "prior_drop": (0, 1, False),
+    "candidates": (1, 10_000_000, True),
+    "temperature": (0, 100, False),
+    "initial_drop": (0, 1, False),
+    "logit_lr": (0, 100, False),
+    "seed": (0, 2**32 - 1, True),
+    "data_seed": (0, 2**32 - 1, True),
+}
+_OPEN_ABOVE = {"prior_drop", "initial_drop"}
+
+
+def _check_numbers(config: RunConfig) -> None:
+    for field, (low, high, closed) in _BOUNDS.items():
+        value = getattr(config, field)
+        if value is None:
+            continue
+        flag = "--" + field.replace("_", "-")
+        good = low <= value <= high if closed else low < value <= high  # NaN fails both
+        if field in _OPEN_ABOVE:
+            good = good and value < high
+        if not good:
+            left, right = "[" if closed else "(", ")" if field in _OPEN_ABOVE else "]"
+            raise ConfigError(
+                flag, f"must lie in {left}{low:g}, {high:g}{right}", value=value, remedy="choose a value inside"
+            )
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "granularity": ("channel", "group", "product"),
+    "prior": ("gibbs", "bernoulli", "paper"),
+    "augment": ("auto", "on", "off"),
+    "recalibrate": ("auto", "on", "off"),
+    "compile": ("auto", "on", "off"),
+    "precision": ("auto", "fp32", "bf16", "fp16"),
+    "device": ("auto", "cpu", "cuda", "mps"),
+}
+
+
+def _check_choices(config: RunConfig) -> None:
+    for field, allowed in _CHOICES.items():
+        value = getattr(config, field)
+        if value is not None and value not in allowed:
+            raise ConfigError(
+                "--" + field.replace("_", "-"),
+                f"must be one of {', '.join(allowed)}",
+                value=repr(value),
+                remedy="choose one of these",
+            )
+    unknown = [name for name in config.baseline if name not in ("full", "uniform")]
+    if unknown:
+        raise ConfigError("--baseline", "must be of full, uniform", value=repr(unknown[0]), remedy="choose one of these")
+
+
+def field_names() -> tuple[str, ...]:
+    """The names of all settings, in the order in which they are declared."""
+    return tuple(field.name for field in dataclasses.fields(RunConfig))
