@@ -1,0 +1,121 @@
+"""Settings as TOML: what ``--config`` reads and what a run folder keeps.
+
+The keys are the fields of :class:`~pgnas.config.RunConfig`, at the top level of the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+
+import tomli_w
+
+from pgnas.config import RunConfig, field_names
+from pgnas.errors import ConfigError
+
+_HINTS = {name: hint for name, hint in typing.get_type_hints(RunConfig).items() if name in field_names()}
+_REQUIRED = tuple(field.name for field in dataclasses.fields(RunConfig) if field.default is dataclasses.MISSING)
+_PLAIN_TYPES: dict[object, str] = {str: "a string", int: "a whole number", float: "a number"}
+
+
+def read_settings(path: Path) -> dict[str, object]:
+    """The settings in a TOML file, checked for names and types; a file need not hold all of them.
+
+    Raises:
+        ConfigError: The file cannot be read, is not TOML, or holds an unknown name or a value of the wrong type.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(
+            str(path), "must be a readable file", value=error.strerror, remedy="check the path given to --config"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(path), "must be UTF-8 text", value=str(error), remedy="save it as UTF-8") from error
+    return parse_settings(text, subject=str(path))
+
+
+def parse_settings(text: str, *, subject: str) -> dict[str, object]:
+    """The settings in TOML ``text``; errors name ``subject`` as their place.
+
+    Raises:
+        ConfigError: As :func:`read_settings`.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(subject, "must be valid TOML", value=str(error), remedy="correct that line") from error
+    return {name: _checked(name, value, subject) for name, value in table.items()}
+
+
+def make_config(*layers: Mapping[str, object], subject: str = "pgnas run") -> RunConfig:
+    """A run's settings from layers of settings, a later one winning; the defaults lie below all.
+
+    Raises:
+        ConfigError: A required setting is in no layer, or a value breaks a rule.
+    """
+    merged: dict[str, typing.Any] = {}
+    for layer in layers:
+        merged |= layer
+    missing = [name for name in _REQUIRED if name not in merged]
+    if missing:
+        flags = ", ".join("--" + name for name in missing)
+        raise ConfigError(
+            subject, f"needs {flags}", remedy=f"give {'them as flags' if len(missing) > 1 else 'it'} or set in a TOML"
+        )
+    return RunConfig(**merged)
+
+
+def format_settings(config: RunConfig) -> str:
+    """``config`` as TOML; settings that are ``None`` are left out."""
+    given = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
+    return tomli_w.dumps({name: list(value) if isinstance(value, tuple) else value for name, value in given.items()})
+
+
+def _checked(name: str, value: object, subject: str) -> object:
+    if name not in _HINTS:
+        close = difflib.get_close_matches(name.replace("-", "_"), field_names(), n=1)
+        remedy = f"did you mean {close[0]}?" if close else f"the settings are {', '.join(field_names())}"
+        raise ConfigError(subject, "must hold known settings only", value=repr(name), remedy=remedy)
+    for kind in _alternatives(_HINTS[name]):
+        found = _as_kind(value, kind)
+        if found is not None:
+            return found
+    kinds = " or ".join(dict.fromkeys(_describe(kind) for kind in _alternatives(_HINTS[name])))
+    raise ConfigError(f"{subject}: {name}", f"must be {kinds}", value=repr(value), remedy="correct that line")
+
+
+def _alternatives(hint: object) -> tuple[object, ...]:
+    """The members of a union, save ``None``, which TOML cannot write."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return tuple(member for member in typing.get_args(hint) if member is not type(None))
+    return (hint,)
+
+
+def _as_kind(value: object, kind: object) -> object | None:
+    """``value`` as one of ``kind``, ``None`` if it is none."""
+    origin = typing.get_origin(kind)
+    if origin is typing.Literal:
+        return value if value in typing.get_args(kind) else None
+    if origin is tuple:
+        member = typing.get_args(kind)[0]
+        if isinstance(value, list) and all(_as_kind(item, member) is not None for item in value):
+            return tuple(value)
+        return None
+    if kind is float and type(value) is int:  # 1 for 1.0; True is an int only to isinstance
+        return float(value)
+    return value if type(value) is kind else None
+
+
+def _describe(kind: object) -> str:
+    origin = typing.get_origin(kind)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(kind)))
+    if origin is tuple:
+        return f"a list, each {_describe(typing.get_args(kind)[0])}"
+    return _PLAIN_TYPES[kind]
