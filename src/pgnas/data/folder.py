@@ -1,0 +1,176 @@
+"""A folder of images: ``root/<class>/*``, or ``root/train/<class>/*`` beside ``root/test/<class>/*``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from pgnas.data.dataset import Split
+from pgnas.data.decoding import EXTENSIONS, decode_images
+from pgnas.data.sources import RawData
+from pgnas.errors import DataError
+
+_TRAIN = ("train", "training")
+_TEST = ("test", "testing", "val", "valid", "validation")  # the first that is there
+
+
+@dataclass
+class _Scan:
+    """What was found, and what was passed over on the way.
+
+    Attributes:
+        root: The folder that the user named.
+        files: Per split, (class, path relative to ``root``) of each image.
+        ignored: Number of files passed over: hidden, of another kind, or in no class folder.
+        notes: On folders passed over.
+    """
+
+    root: str
+    files: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    ignored: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def read_folder(root: str, image_size: int | None) -> RawData:
+    """Read all images below ``root``.
+
+    A folder ``train`` that holds only folders is the training split, and so is the first of ``test``, ``val``,
+    ``valid`` and ``validation`` the test split; otherwise the folders in ``root`` are the classes. The images of a
+    class may lie in sub-folders. Classes and files are sorted by name: the order of the file system plays no role.
+
+    Args:
+        root: The folder.
+        image_size: Side of the square that images are resized to; ``None``: see ``decode_images``.
+
+    Raises:
+        DataError: No images, test classes that train does not have, or too many broken images.
+    """
+    scan = _scan(root)
+    train_files, test_files = scan.files["train"], scan.files.get("test", [])
+    if not train_files:
+        remedy = f"put images ({', '.join(EXTENSIONS)}) in one sub-folder a class"
+        raise DataError(f"folder {shown(root)}", "must hold images in class folders", value="none", remedy=remedy)
+    names = sorted({name for name, _ in train_files})
+    unknown = sorted({name for name, _ in test_files} - set(names))
+    if unknown:
+        listed = ", ".join(repr(shown(name)) for name in unknown[:5])
+        raise DataError(
+            f"folder {shown(root)}",
+            "must not have test classes that train does not have",
+            value=listed,
+            remedy="add training images of them or remove them",
+        )
+    if "test" in scan.files and not test_files:
+        remedy = "add test images or remove that folder"
+        raise DataError(f"folder {shown(root)}", "has a test folder without images", remedy=remedy)
+    decoded = decode_images(root, [path for _, path in train_files + test_files], image_size)
+    number = {name: label for label, name in enumerate(names)}
+    labels = torch.tensor([number[name] for name, _ in train_files + test_files], dtype=torch.int64)[decoded.kept]
+    cut = int((decoded.kept < len(train_files)).sum())
+    train = Split(decoded.images[:cut], labels[:cut])
+    test = Split(decoded.images[cut:], labels[cut:]) if test_files else None
+    return RawData(tuple(map(shown, names)), train, test, notes=(*_notes(scan), *decoded.notes))
+
+
+def shown(path: str) -> str:
+    """A path that can be printed, whatever bytes are in it."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def _notes(scan: _Scan) -> list[str]:
+    ignored = f"{scan.ignored:,} files ignored: hidden, not images, or in no class folder"
+    return [*scan.notes, ignored] if scan.ignored else scan.notes
+
+
+def _scan(root: str) -> _Scan:
+    scan = _Scan(root)
+    folders = _folders(scan, "")
+    splits = {name.lower(): name for name in folders if _is_split(scan, name)}
+    train = next((splits[name] for name in _TRAIN if name in splits), None)
+    tests = [splits[name] for name in _TEST if name in splits]
+    if train is None:
+        if tests:
+            found = f"{shown(tests[0])}/ but no train/"
+            remedy = "name the training folder train/"
+            raise DataError(f"folder {shown(root)}", "must have a training split", value=found, remedy=remedy)
+        scan.files["train"] = _classes(scan, "", folders)
+        return scan
+    used = [train, *tests[:1]]
+    scan.notes += [f"folder {shown(name)}/ ignored: {shown(train)}/ is there" for name in folders if name not in used]
+    for split, name in zip(("train", "test"), used, strict=False):
+        scan.files[split] = _classes(scan, name, _folders(scan, name))
+    return scan
+
+
+def _is_split(scan: _Scan, name: str) -> bool:
+    """Whether a folder called train or the like holds classes; "train" with images in it is a class of its own."""
+    if name.lower() not in _TRAIN + _TEST:
+        return False
+    entries = _entries(scan, name)
+    return any(entry.is_dir() for entry in entries) and not any(_is_image(entry.name) for entry in entries)
+
+
+def _classes(scan: _Scan, parent: str, names: Sequence[str]) -> list[tuple[str, str]]:
+    found = []
+    for name in names:
+        paths = _images_below(scan, os.path.join(parent, name))
+        if not paths:
+            scan.notes.append(f"folder {shown(os.path.join(parent, name))}/ ignored: no images in it")
+        found += [(name, path) for path in paths]
+    return found
+
+
+def _folders(scan: _Scan, parent: str) -> list[str]:
+    """The class or split folders in ``parent``, sorted; a link that leads back up is none."""
+    names = []
+    for entry in _entries(scan, parent):
+        if not entry.is_dir():
+            scan.ignored += 1
+        elif _leads_up(entry.path):
+            scan.notes.append(f"link {shown(os.path.join(parent, entry.name))} ignored: it leads back up")
+        else:
+            names.append(entry.name)
+    return names
+
+
+def _images_below(scan: _Scan, folder: str) -> list[str]:
+    """Paths, relative to the root, of the images in ``folder`` and its real sub-folders, sorted."""
+    found = []
+    for entry in _entries(scan, folder):
+        path = os.path.join(folder, entry.name)
+        if entry.is_dir():
+            if entry.is_symlink():  # could lead anywhere, up to the classes themselves and round in circles
+                scan.notes.append(f"link {shown(path)} ignored: links to folders are not followed inside a class")
+            else:
+                found += _images_below(scan, path)
+        elif _is_image(entry.name):
+            found.append(path)
+        else:
+            scan.ignored += 1
+    return found
+
+
+def _entries(scan: _Scan, folder: str) -> list[os.DirEntry[str]]:
+    """What is in ``folder``, hidden files and folders left out and counted, sorted by name."""
+    try:
+        with os.scandir(os.path.join(scan.root, folder)) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        subject = f"folder {shown(os.path.join(scan.root, folder))}"
+        raise DataError(subject, "must be readable", value=error.strerror, remedy="check its permissions") from error
+    visible = [entry for entry in listed if not entry.name.startswith(".")]
+    scan.ignored += len(listed) - len(visible)
+    return visible
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS)
+
+
+def _leads_up(path: str) -> bool:
+    target = os.path.realpath(path)
+    here = os.path.realpath(os.path.dirname(path))
+    return os.path.commonpath([target, here]) == target

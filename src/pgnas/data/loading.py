@@ -1,0 +1,108 @@
+"""From what the user wrote after ``--data`` to a split data set."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from functools import partial
+from typing import Literal
+
+from pgnas.data.arrays import read_npz
+from pgnas.data.augmentation import Augmentation
+from pgnas.data.dataset import DataSet, Preprocessing, Split, fingerprint_of
+from pgnas.data.folder import read_folder
+from pgnas.data.sources import RawData, Reader, registered_sources
+from pgnas.data.splitting import TEST_SHARE, split_indices
+from pgnas.errors import DataError
+
+_LARGEST_SIDE = 8192
+_SMALLEST_CROPPED = 4  # pixels; below, a crop could lose what the image shows
+
+
+def load_data(
+    spec: str, *, image_size: int | None = None, data_seed: int = 0, augment: Literal["auto", "on", "off"] = "auto"
+) -> DataSet:
+    """Read a data set and split it into train, select, estimate and test.
+
+        data = load_data("digits")
+        data = load_data("photos/", image_size=64, data_seed=1)
+
+    10 % of the training images of each class are validation, half ``select`` and half ``estimate``; a source without
+    a test split gives up 20 % of each class first. The splits depend on the data and ``data_seed`` alone.
+
+    Args:
+        spec: A registered name, a folder of images (``root/<class>/*``, or ``root/train/<class>/*`` beside
+            ``root/test/<class>/*``) or a ``.npz`` file (``x_train``, ``y_train``, ``x_test``, ``y_test``). A name wins
+            over a folder of that name; write ``./name`` for the folder.
+        image_size: Side in pixels of the square to which images are resized; ``None``: as they are, or 224 for a
+            folder of images of mixed sizes.
+        data_seed: Seed of the splits.
+        augment: ``"auto"``: a random crop (padding: an eighth of the side) everywhere and a flip where it keeps the
+            class: not for digits, nor for a ``.npz`` of other than three channels. ``"on"``: these, a flip unless it
+            is known to be wrong (digits), and a cutout of half the side (16 at 32x32, the paper's). ``"off"``: none.
+
+    Raises:
+        DataError: The data cannot be found, read, split or held in memory.
+    """
+    if image_size is not None and not 1 <= image_size <= _LARGEST_SIDE:
+        rule = f"must lie in [1, {_LARGEST_SIDE}]"
+        raise DataError("--image-size", rule, value=image_size, remedy="choose a value inside")
+    raw = _reader(spec)(image_size)
+    _check_classes(spec, raw)
+    notes = list(raw.notes)
+    chosen = split_indices(raw.train.labels, raw.class_names, cut_test=raw.test is None, data_seed=data_seed)
+    if raw.test is None:
+        notes.append(f"no test split: a stratified {TEST_SHARE:.0%} became one ({len(chosen.test):,} images)")
+    train, select, estimate = (raw.train.take(part) for part in (chosen.train, chosen.select, chosen.estimate))
+    test = raw.train.take(chosen.test) if raw.test is None else raw.test
+    preprocessing = Preprocessing.of(train.images)
+    return DataSet(
+        name=spec,
+        class_names=raw.class_names,
+        train=train,
+        select=select,
+        estimate=estimate,
+        test=test,
+        preprocessing=preprocessing,
+        augmentation=_augmentation(train, raw.flip, augment),
+        notes=tuple(notes),
+        fingerprint=fingerprint_of(raw.class_names, (train, select, estimate, test)),
+    )
+
+
+def _augmentation(train: Split, flip: bool | None, augment: Literal["auto", "on", "off"]) -> Augmentation:
+    side = min(train.images.shape[2:])
+    if augment == "off":
+        return Augmentation()
+    crop = max(1, side // 8) if side >= _SMALLEST_CROPPED else 0
+    if augment == "auto":
+        return Augmentation(crop=crop, flip=flip is True)
+    return Augmentation(crop=crop, flip=flip is not False, cutout=side // 2)
+
+
+def _check_classes(spec: str, raw: RawData) -> None:
+    if len(raw.class_names) < 2:
+        found = f"only {raw.class_names[0]!r}" if raw.class_names else "none"
+        remedy = "point at the folder whose sub-folders are the classes"
+        raise DataError(f"data {spec!r}", "needs images of at least two classes", value=found, remedy=remedy)
+    if raw.test is not None and len(raw.test) == 0:
+        raise DataError(f"data {spec!r}", "has an empty test split", remedy="add test images or remove the split")
+
+
+def _reader(spec: str) -> Reader:
+    names = {source.name: source.read for source in registered_sources()}
+    if spec in names:
+        return names[spec]
+    path = os.path.expanduser(spec)
+    if os.path.isdir(path):
+        return partial(read_folder, path)
+    listed = f"one of {', '.join(names)}, or a folder of images or a .npz file"
+    if os.path.isfile(path):
+        if path.lower().endswith(".npz"):
+            return partial(read_npz, path)
+        raise DataError(f"data {spec!r}", f"must be {listed}", value="another kind of file", remedy="unpack it first")
+    if os.path.basename(path) != path or path.startswith(".") or path.lower().endswith(".npz"):
+        raise DataError(f"data {spec!r}", "must exist", value="no such file or folder", remedy="check the path")
+    close = difflib.get_close_matches(spec.lower().replace("_", "-"), names, n=1)
+    remedy = f"did you mean {close[0]!r}?" if close else "see pgnas list data"
+    raise DataError(f"data {spec!r}", f"must be {listed}", value="neither", remedy=remedy)
