@@ -1,0 +1,62 @@
+"""Rewrite in-place operations of a traced graph as ordinary ones.
+
+Gates and channel selections put new values between layers; an in-place operation that relied on two names meaning the
+same memory would silently compute something else. After this pass no operation changes its input.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+_OPERATORS: dict[Any, Any] = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}
+
+
+def functionalize(module: fx.GraphModule) -> None:
+    """Rewrite the graph of ``module`` in place (it is ours); layers with ``inplace`` set have it cleared."""
+    order = {node: position for position, node in enumerate(module.graph.nodes)}
+    for node in list(module.graph.nodes):
+        if not _is_in_place(module, node) or not node.args or not isinstance(node.args[0], fx.Node):
+            continue
+        changed = node.args[0]
+        # Whoever reads the value after it was changed reads the changed one.
+        for user in list(changed.users):
+            if order.get(user, -1) > order[node]:
+                user.replace_input_with(changed, node)
+        _make_ordinary(module, node)
+
+
+def _is_in_place(module: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(module.get_submodule(str(node.target)), "inplace", False))
+    if node.op == "call_method":
+        name = str(node.target)
+        return name.endswith("_") and not name.endswith("__") and name not in ("requires_grad_", "detach_")
+    if node.op == "call_function":
+        name = getattr(node.target, "__name__", "")
+        named = name.endswith("_") and not name.endswith("__") and hasattr(torch.Tensor, name)
+        return node.target in _OPERATORS or bool(node.kwargs.get("inplace", False)) or named
+    return False
+
+
+def _make_ordinary(module: fx.GraphModule, node: fx.Node) -> None:
+    if node.op == "call_module":
+        layer: Any = module.get_submodule(str(node.target))
+        layer.inplace = False
+    elif node.op == "call_method":
+        node.target = str(node.target).removesuffix("_")
+    elif node.target in _OPERATORS:
+        node.target = _OPERATORS[node.target]
+    elif node.kwargs.get("inplace", False):
+        node.kwargs = {**node.kwargs, "inplace": False}
+    else:
+        name = getattr(node.target, "__name__", "").removesuffix("_")
+        node.target = getattr(torch, name, None) or getattr(torch.nn.functional, name)
