@@ -1,0 +1,151 @@
+"""The entry point: parse, call the library, turn what goes wrong into one line and an exit code.
+
+Exit codes: 0 done, 1 a run went wrong, 2 the input breaks a rule, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+
+from pgnas import config_file
+from pgnas.cli.flags import given, make_flags_class
+from pgnas.console import NoteHandler, make_reporter, print_error, print_interrupted, print_lines
+from pgnas.errors import PgnasError
+from pgnas.progress import Progress
+
+# torch takes seconds to import: whatever needs it is imported inside the command.
+
+Stage = Literal["search", "sample", "extract", "train", "export", "evaluate", "report"]
+STAGES: dict[Stage, str] = {
+    "search": "Learn the posterior of a network's gates together with its weights.",
+    "sample": "Draw architectures from the posterior and rank them on the validation images.",
+    "extract": "Build the best architecture as a plain, smaller network.",
+    "train": "Train the extracted network for the epochs that remain.",
+    "export": "Write the network as .pt2, .onnx and .safetensors.",
+    "evaluate": "Measure accuracy, calibration and cost on the test images.",
+    "report": "Write report.html.",
+}
+
+INTERRUPTED = 130
+
+
+def _version() -> str:
+    try:
+        return metadata.version("pgnas")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+app = App(
+    name="pgnas",
+    help=(
+        "Posterior-guided neural architecture search: a smaller, better-shaped network from one training run.\n\n"
+        "run does all stages in a new run folder; each stage is also a command on an existing one."
+    ),
+    version=_version,
+    suppress_keyboard_interrupt=False,
+    result_action="return_value",
+)
+
+
+def run(
+    *,
+    flags: Annotated[Any, Parameter(name="*")] = None,
+    config: Path | None = None,
+    until: Stage = "report",
+) -> None:
+    """Search, sample, extract, train, export, evaluate and report, in a run folder.
+
+    Running the same command again resumes what was interrupted.
+
+    Args:
+        flags: The settings whose flags were given.
+        config: A TOML file of settings; flags win over it. A run folder's config.toml is one.
+        until: The last stage to do; later ones can follow as pgnas STAGE RUN.
+    """
+    in_file = config_file.read_settings(config) if config is not None else {}
+    settings = config_file.make_config(in_file, given(flags))
+    with _reporter() as progress:
+        from pgnas import stages
+
+        result = stages.run(settings, until=until, progress=progress)
+    print_lines(result.summary())
+
+
+run.__annotations__["flags"] = Annotated[make_flags_class(), Parameter(name="*")]
+app.command(run, sort_key=0)
+
+
+def _add_stage(stage: Stage, text: str, place: int) -> None:
+    def command(path: Annotated[Path, Parameter(name="RUN", help="The run folder.")], /) -> None:
+        with _reporter() as progress:
+            from pgnas import stages
+
+            result = stages.run_stage(path, stage, progress=progress)
+        print_lines(result.summary())
+
+    app.command(command, name=stage, help=text, sort_key=place)
+
+
+for _place, (_stage, _text) in enumerate(STAGES.items(), start=1):
+    _add_stage(_stage, _text, _place)
+
+
+@app.command(name="list", sort_key=len(STAGES) + 1)
+def list_(what: Annotated[Literal["models", "data", "priors"], Parameter(name="WHAT")], /) -> None:
+    """List what --model, --data or --prior can name.
+
+    Args:
+        what: Which list.
+    """
+    from pgnas.cli.listing import describe
+
+    print_lines(describe(what))
+
+
+@contextlib.contextmanager
+def _reporter() -> Iterator[Progress]:
+    """A reporter that is closed in the end and shows what pgnas logs meanwhile."""
+    reporter = make_reporter()
+    handler = NoteHandler(reporter)
+    logger = logging.getLogger("pgnas")
+    logger.addHandler(handler)
+    try:
+        yield reporter
+    finally:
+        logger.removeHandler(handler)
+        reporter.close()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line ``arguments`` (``None``: those of this process) and return the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app(words, exit_on_error=False, print_error=False)
+    except PgnasError as error:
+        print_error(str(error))
+        return error.exit_code
+    except CycloptsError as error:
+        print_error(str(error))
+        return 2
+    except KeyboardInterrupt:
+        print_interrupted(shlex.join(["pgnas", *words]))
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (head, less) has left; without this, Python complains once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print_error(str(error))
+        return 1
+    return 0

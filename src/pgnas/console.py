@@ -1,0 +1,204 @@
+"""The only place of pgnas that prints: results on standard output, progress and errors on standard error."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from pgnas import progress
+from pgnas.progress import SilentReporter
+
+__all__ = [
+    "PlainReporter",
+    "RichReporter",
+    "SilentReporter",
+    "make_reporter",
+    "print_error",
+    "print_interrupted",
+    "print_lines",
+]
+
+PLAIN_INTERVAL = 5.0  # seconds between two plain lines
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1%}"
+
+
+_FIELDS: dict[str, tuple[str, Callable[[float], str]]] = {  # name: (label, format); order is the order on screen
+    "loss": ("loss", "{:.4f}".format),
+    "accuracy": ("val. accuracy", _percent),
+    "cost": ("exp. cost", _percent),
+    "undecided": ("undecided", _percent),
+    "best": ("best", _percent),
+}
+
+
+def format_fields(fields: dict[str, float]) -> str:
+    """Measurements as one phrase: ``"loss 1.2034, val. accuracy 61.0%"``."""
+    known = [f"{label} {form(fields[name])}" for name, (label, form) in _FIELDS.items() if name in fields]
+    other = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in fields.items() if name not in _FIELDS]
+    return ", ".join(known + other)
+
+
+class Clock:
+    """Time left, from the pace of this session alone: a resumed stage does not begin at zero.
+
+    Args:
+        now: A monotonic clock in seconds.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._start: tuple[float, int] = (now(), 0)
+        self._seen = False
+
+    def left(self, done: int, total: int) -> str:
+        """The time left as ``"3:20"``; empty while there is no pace yet."""
+        if not self._seen:
+            self._seen = True
+            if done > 1:  # resumed: what came before was not done in this session
+                self._start = (self._now(), done)
+        began, first = self._start
+        if done <= first or done >= total:
+            return ""
+        seconds = round((self._now() - began) / (done - first) * (total - done))
+        hours, minutes = divmod(seconds // 60, 60)
+        return f"{hours}:{minutes:02}:{seconds % 60:02}" if hours else f"{minutes}:{seconds % 60:02}"
+
+
+class RichReporter:
+    """A live progress bar, for a terminal.
+
+    Args:
+        console: The terminal.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description:<9}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[measured]}"),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+        )
+        self._task: TaskID | None = None
+        self._clock = Clock()
+
+    def stage(self, title: str) -> None:
+        """Begin a new bar."""
+        self._bars.start()
+        self._task = self._bars.add_task(title, total=None, measured="", left="")
+        self._clock = Clock()
+
+    def advance(self, done: int, total: int, **fields: float) -> None:
+        """Move the bar."""
+        if self._task is None:
+            self.stage("")
+        if self._task is not None:
+            left = self._clock.left(done, total)
+            self._bars.update(
+                self._task,
+                completed=done,
+                total=total,
+                measured=format_fields(fields),
+                left=f"{left} left" if left else "",
+            )
+
+    def note(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._bars.console.print(text, markup=False, highlight=False)
+
+    def close(self) -> None:
+        """Leave the bars as they are."""
+        self._bars.stop()
+
+
+class PlainReporter:
+    """Plain lines for a log file: one at each stage's beginning and end, and one every few seconds between.
+
+    Args:
+        stream: Where to write.
+        interval: Least seconds between two progress lines.
+        now: A monotonic clock in seconds.
+    """
+
+    def __init__(
+        self, stream: TextIO, *, interval: float = PLAIN_INTERVAL, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._stream = stream
+        self._interval = interval
+        self._now = now
+        self._title = ""
+        self._clock = Clock(now)
+        self._next = now()
+
+    def stage(self, title: str) -> None:
+        """Name the stage."""
+        self._title = title
+        self._clock = Clock(self._now)
+        self._next = self._now()
+        self.note(title)
+
+    def advance(self, done: int, total: int, **fields: float) -> None:
+        """Write a line, unless the last is too recent."""
+        left = self._clock.left(done, total)
+        if done < total and self._now() < self._next:
+            return
+        self._next = self._now() + self._interval
+        parts = [f"{self._title} {done}/{total}".strip(), format_fields(fields), f"{left} left" if left else ""]
+        self.note(", ".join(part for part in parts if part))
+
+    def note(self, text: str) -> None:
+        """Write ``text`` as a line."""
+        print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Nothing is pending: each line is written at once."""
+
+
+class NoteHandler(logging.Handler):
+    """Shows the warnings that pgnas logs as notes, so that they do not tear a live bar.
+
+    Args:
+        reporter: Where to show them.
+    """
+
+    def __init__(self, reporter: progress.Progress) -> None:
+        super().__init__(logging.WARNING)
+        self._reporter = reporter
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one record."""
+        self._reporter.note(f"pgnas: {record.levelname.lower()}: {record.getMessage()}")
+
+
+def make_reporter(stream: TextIO | None = None) -> progress.Progress:
+    """A live bar if ``stream`` (standard error) is a terminal, plain lines otherwise."""
+    stream = sys.stderr if stream is None else stream
+    console = Console(file=stream)
+    return RichReporter(console) if console.is_terminal and not console.is_dumb_terminal else PlainReporter(stream)
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print results on standard output."""
+    for line in lines:
+        print(line)
+    sys.stdout.flush()
+
+
+def print_error(message: str) -> None:
+    """Print one line on standard error: ``pgnas: error: <message>``."""
+    print(f"pgnas: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def print_interrupted(command: str) -> None:
+    """Print one line on standard error that says how to go on."""
+    print(f"\npgnas: interrupted; to resume: {command}", file=sys.stderr, flush=True)

@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import errno
+import io
+import re
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+import pgnas
+from pgnas.cli import main
+from pgnas.cli.flags import flag_names, setting_help
+from pgnas.cli.main import STAGES, app
+from pgnas.config import RunConfig, field_names
+from pgnas.console import PlainReporter, RichReporter, format_fields, make_reporter
+from pgnas.errors import DivergedError, RunFolderError, StorageError
+
+README = Path(__file__).parent.parent / "README.md"
+NEEDED = ["run", "--model", "m", "--data", "d", "--out", "o"]
+
+
+@dataclass
+class Stages:
+    """Stands in for ``pgnas.stages`` and remembers what it was asked."""
+
+    asked: list[tuple[Any, str]] = field(default_factory=list)
+    error: BaseException | None = None
+
+    def run(self, config: RunConfig, *, until: str, progress: Any) -> types.SimpleNamespace:
+        return self._answer(config, until, progress)
+
+    def run_stage(self, path: Path, name: str, *, progress: Any) -> types.SimpleNamespace:
+        return self._answer(path, name, progress)
+
+    def _answer(self, subject: Any, stage: str, progress: Any) -> types.SimpleNamespace:
+        self.asked.append((subject, stage))
+        progress.stage(stage)
+        if self.error is not None:
+            raise self.error
+        return types.SimpleNamespace(summary=lambda: ["the summary"], path=Path("o"))
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
+    fake = Stages()
+    monkeypatch.setitem(sys.modules, "pgnas.stages", fake)  # type: ignore[arg-type]
+    monkeypatch.setattr(pgnas, "stages", fake, raising=False)
+    return fake
+
+
+def real_flags() -> set[str]:
+    arguments = app["run"].assemble_argument_collection()
+    return {name for argument in arguments for name in argument.names if argument.show}
+
+
+def test_every_setting_has_a_flag_with_help() -> None:
+    assert tuple(flag_names()) == field_names()
+    assert real_flags() == set(flag_names().values()) | {"--config", "--until"}
+    assert set(setting_help()) == set(field_names())
+    assert all("``" not in text and "None" not in text for text in setting_help().values())
+
+
+def test_the_readme_lists_exactly_the_real_flags() -> None:
+    section = README.read_text().partition("## On the command line")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(--[a-z-]+)` ", section, flags=re.MULTILINE)
+    assert len(rows) == len(set(rows))
+    assert set(rows) == real_flags()
+    assert set(re.findall(r"--[a-z][a-z-]+", section)) <= real_flags()
+
+
+def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path, stages: Stages) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_text('model = "a"\ndata = "b"\nout = "c"\nbatch_size = 64\nepochs = 7\nlr = 1\nbaseline = ["full"]\n')
+    # 128 is also the default: a flag wins by being given, not by differing.
+    assert main(["run", "--config", str(path), "--batch-size", "128", "--epochs", "9"]) == 0
+    (config, until), *_ = stages.asked
+    assert config == RunConfig(model="a", data="b", out="c", batch_size=128, epochs=9, lr=1.0, baseline=("full",))
+    assert until == "report"
+
+
+@pytest.mark.parametrize("words", [["full,uniform"], ["full", "--baseline", "uniform"], ["full,uniform,full"]])
+def test_baselines_with_commas_or_repeated(stages: Stages, words: list[str]) -> None:
+    assert main([*NEEDED, "--baseline", *words]) == 0
+    assert stages.asked[0][0].baseline == ("full", "uniform")
+
+
+def test_every_flag_reaches_its_setting(stages: Stages) -> None:
+    values = {
+        "max_macs": "40%",
+        "max_params": "2M",
+        "prior": "gibbs",
+        "decide_at": "50%",
+        "compile": "off",
+        "seed": "3",
+    }
+    values |= {"weight_decay": "0.001", "image_size": "8", "temperature": "0.3", "device": "cpu", "weights": "w"}
+    words = [word for name, value in values.items() for word in (flag_names()[name], value)]
+    assert main([*NEEDED, *words, "--until", "search"]) == 0
+    config, until = stages.asked[0]
+    assert until == "search"
+    assert {name: str(getattr(config, name)) for name in values} == values
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_stage_is_a_verb(stage: str, stages: Stages, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([stage, "runs/demo"]) == 0
+    assert stages.asked == [(Path("runs/demo"), stage)]
+    assert capsys.readouterr().out == "the summary\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["run"], "--model, --data, --out"),
+        ([*NEEDED, "--epoch", "3"], "Did you mean --epochs?"),
+        ([*NEEDED, "--epochs", "three"], "--epochs"),
+        ([*NEEDED, "--epochs", "3.5"], "whole number"),
+        ([*NEEDED, "--epochs", "0"], "--epochs must lie in"),
+        ([*NEEDED, "--lr", "nan"], "--lr"),
+        ([*NEEDED, "--device", "gpu"], "--device"),
+        ([*NEEDED, "--baseline", "half"], "--baseline"),
+        ([*NEEDED, "--max-macs", "140%"], "--max-macs"),
+        ([*NEEDED, "--until", "lunch"], "--until"),
+        ([*NEEDED, "--config", "no/such.toml"], "no/such.toml"),
+        ([*NEEDED, "stray"], "stray"),
+        (["sample"], "RUN"),
+        (["list", "colours"], "colours"),
+        (["rnu"], 'Did you mean "run"?'),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(
+    words: list[str], part: str, stages: Stages, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("pgnas: error: ")
+    assert err.count("\n") == 1
+    assert part in err
+    assert stages.asked == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RunFolderError("runs/x", "must be empty"), 2),
+        (StorageError("runs/x", "is full"), 1),
+        (DivergedError("the loss", "must be finite"), 1),
+        (OSError(errno.ENOSPC, "No space left on device", "runs/x"), 1),
+    ],
+)
+def test_what_goes_wrong_later_is_one_line_too(
+    error: Exception, code: int, stages: Stages, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages.error = error
+    assert main(NEEDED) == code
+    assert capsys.readouterr().err.splitlines()[1:] == [f"pgnas: error: {error}"]
+
+
+def test_an_interrupted_run_says_how_to_resume(stages: Stages, capsys: pytest.CaptureFixture[str]) -> None:
+    stages.error = KeyboardInterrupt()
+    assert main([*NEEDED, "--max-macs", "40%"]) == 130
+    assert capsys.readouterr().err.endswith("to resume: pgnas run --model m --data d --out o --max-macs 40%\n")
+
+
+def test_a_bug_keeps_its_traceback(stages: Stages) -> None:
+    stages.error = ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError):
+        main(NEEDED)
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = "import sys; from pgnas.cli import main; sys.exit(main(['run', '--help']) or 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--max-macs" in done.stdout
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "pgnas", "run"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("pgnas: error: pgnas run needs --model")
+
+
+def test_fields_are_named_in_a_fixed_order() -> None:
+    shown = format_fields({"own_number": 3.0, "accuracy": 0.5, "loss": 1.25, "cost": 0.4, "undecided": 0.123})
+    assert shown == "loss 1.2500, val. accuracy 50.0%, exp. cost 40.0%, undecided 12.3%, own number 3"
+
+
+def ticking(seconds: float) -> Callable[[], float]:
+    """A clock that is set by hand: ``clock.now``."""
+
+    def clock() -> float:
+        return clock.now  # type: ignore[attr-defined, no-any-return]
+
+    clock.now = seconds  # type: ignore[attr-defined]
+    return clock
+
+
+def test_plain_lines_are_few_and_the_last_is_always_there() -> None:
+    stream, clock = io.StringIO(), ticking(0.0)
+    reporter = PlainReporter(stream, interval=5.0, now=clock)
+    reporter.stage("search")
+    for done in range(1, 101):
+        clock.now = done * 0.5  # type: ignore[attr-defined]
+        reporter.advance(done, 100, loss=1.0)
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "search"
+    assert lines[1].startswith("search 1/100, loss 1.0000")
+    assert lines[-1] == "search 100/100, loss 1.0000"
+    assert len(lines) <= 13
+
+
+def test_time_left_counts_this_session_only() -> None:
+    stream, clock = io.StringIO(), ticking(0.0)
+    reporter = PlainReporter(stream, interval=0.0, now=clock)
+    reporter.stage("search")
+    reporter.advance(90, 100)  # resumed at 90: no pace yet
+    clock.now = 60.0  # type: ignore[attr-defined]
+    reporter.advance(91, 100)
+    assert stream.getvalue().splitlines()[1:] == ["search 90/100", "search 91/100, 9:00 left"]
+
+
+def test_a_terminal_gets_a_bar_and_a_file_gets_lines() -> None:
+    assert isinstance(make_reporter(io.StringIO()), PlainReporter)
+    stream = io.StringIO()
+    reporter = RichReporter(Console(file=stream, force_terminal=True, width=120))
+    reporter.stage("search")
+    reporter.advance(1, 4, loss=1.25, accuracy=0.5)
+    reporter.note("[not markup]")
+    reporter.close()
+    reporter.close()
+    assert "[not markup]" in stream.getvalue()
+    assert "val. accuracy 50.0%" in stream.getvalue()
