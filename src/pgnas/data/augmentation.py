@@ -55,7 +55,8 @@ class Augmentation:
     def __post_init__(self) -> None:
         for name in ("crop", "cutout"):
             if getattr(self, name) < 0:
-                raise DataError(f"augmentation {name}", "must be 0 or more pixels", value=getattr(self, name))
+                value, remedy = getattr(self, name), "use 0 for none"
+                raise DataError(f"augmentation {name}", "must be 0 or more pixels", value=value, remedy=remedy)
 
     @property
     def is_identity(self) -> bool:

@@ -108,7 +108,7 @@ class Batches:
 
 def _check_sizes(count: int, batch_size: int, rank: int, world_size: int) -> None:
     if world_size < 1 or not 0 <= rank < world_size:
-        raise DataError("rank", "must lie in 0..world_size - 1", value=f"{rank} of {world_size}")
+        raise DataError("rank", "must lie in 0..world_size - 1", value=f"{rank} of {world_size}", remedy="check it")
     if count < world_size:
         raise DataError(
             "split", "must hold at least one image a process", value=f"{count} for {world_size}", remedy="add images"

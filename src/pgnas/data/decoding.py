@@ -77,7 +77,7 @@ def decode_images(root: str, paths: Sequence[str], image_size: int | None) -> De
         good = {i: found for i, found in enumerate(headers) if isinstance(found, _Header)}
         (width, height), note = _target_size({header.size for header in good.values()}, image_size)
         channels = 1 if all(header.grey for header in good.values()) else 3
-        require_memory(f"folder {root}", (len(paths), channels, height, width))
+        require_memory(f"folder {shown(root)}", (len(paths), channels, height, width))
         pixels = np.empty((len(paths), channels, height, width), dtype=np.uint8)
 
         def decode(i: int) -> str | None:
@@ -90,10 +90,20 @@ def decode_images(root: str, paths: Sequence[str], image_size: int | None) -> De
     notes = [note] if note else []
     images, kept = torch.from_numpy(pixels), torch.arange(len(paths))
     if broken:
-        notes.append(f"{len(broken):,} images skipped that cannot be read: {_listed(paths, broken)}")
+        notes.append(f"{counted(len(broken), 'image')} skipped, unreadable: {_listed(paths, broken)}")
         kept = torch.tensor([i for i in range(len(paths)) if i not in broken], dtype=torch.int64)
         images = images[kept]
     return Decoded(images, kept, tuple(notes))
+
+
+def counted(number: int, noun: str) -> str:
+    """``"1 image"``, ``"2 images"``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def shown(path: str) -> str:
+    """A path that can be printed, whatever bytes are in it."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def _target_size(sizes: set[tuple[int, int]], image_size: int | None) -> tuple[tuple[int, int], str | None]:
@@ -108,7 +118,7 @@ def _target_size(sizes: set[tuple[int, int]], image_size: int | None) -> tuple[t
 def _check_broken(root: str, paths: Sequence[str], broken: dict[int, str]) -> None:
     if len(broken) > _BROKEN_SHARE * len(paths):
         raise DataError(
-            f"folder {root}",
+            f"folder {shown(root)}",
             f"must have at most {_BROKEN_SHARE:.0%} of images that cannot be read",
             value=f"{len(broken):,} of {len(paths):,}: {_listed(paths, broken)}",
             remedy="repair or remove them",
@@ -116,7 +126,7 @@ def _check_broken(root: str, paths: Sequence[str], broken: dict[int, str]) -> No
 
 
 def _listed(paths: Sequence[str], broken: dict[int, str]) -> str:
-    first = [f"{paths[i]} ({broken[i]})" for i in sorted(broken)[:_NAMED]]
+    first = [f"{shown(paths[i])} ({broken[i]})" for i in sorted(broken)[:_NAMED]]
     return ", ".join(first) + (", ..." if len(broken) > _NAMED else "")
 
 

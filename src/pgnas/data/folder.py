@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 
 from pgnas.data.dataset import Split
-from pgnas.data.decoding import EXTENSIONS, decode_images
+from pgnas.data.decoding import EXTENSIONS, counted, decode_images, shown
 from pgnas.data.sources import RawData
 from pgnas.errors import DataError
 
@@ -37,9 +38,9 @@ class _Scan:
 def read_folder(root: str, image_size: int | None) -> RawData:
     """Read all images below ``root``.
 
-    A folder ``train`` that holds only folders is the training split, and so is the first of ``test``, ``val``,
-    ``valid`` and ``validation`` the test split; otherwise the folders in ``root`` are the classes. The images of a
-    class may lie in sub-folders. Classes and files are sorted by name: the order of the file system plays no role.
+    A folder ``train`` that holds folders is the training split, and so is the first of ``test``, ``val``, ``valid`` and
+    ``validation`` the test split; otherwise the folders in ``root`` are the classes. The images of a class may lie in
+    sub-folders. Classes and files are sorted by name: the order of the file system plays no role.
 
     Args:
         root: The folder.
@@ -71,17 +72,13 @@ def read_folder(root: str, image_size: int | None) -> RawData:
     labels = torch.tensor([number[name] for name, _ in train_files + test_files], dtype=torch.int64)[decoded.kept]
     cut = int((decoded.kept < len(train_files)).sum())
     train = Split(decoded.images[:cut], labels[:cut])
-    test = Split(decoded.images[cut:], labels[cut:]) if test_files else None
+    # a copy: a view would keep the memory of all images after they are split
+    test = Split(decoded.images[cut:].clone(), labels[cut:]) if test_files else None
     return RawData(tuple(map(shown, names)), train, test, notes=(*_notes(scan), *decoded.notes))
 
 
-def shown(path: str) -> str:
-    """A path that can be printed, whatever bytes are in it."""
-    return os.fsencode(path).decode("utf-8", "replace")
-
-
 def _notes(scan: _Scan) -> list[str]:
-    ignored = f"{scan.ignored:,} files ignored: hidden, not images, or in no class folder"
+    ignored = f"{counted(scan.ignored, 'file')} ignored: hidden, not images, or in no class folder"
     return [*scan.notes, ignored] if scan.ignored else scan.notes
 
 
@@ -92,10 +89,10 @@ def _scan(root: str) -> _Scan:
     train = next((splits[name] for name in _TRAIN if name in splits), None)
     tests = [splits[name] for name in _TEST if name in splits]
     if train is None:
-        if tests:
-            found = f"{shown(tests[0])}/ but no train/"
-            remedy = "name the training folder train/"
-            raise DataError(f"folder {shown(root)}", "must have a training split", value=found, remedy=remedy)
+        if tests or (folders and all(name.lower() in _TRAIN + _TEST for name in folders)):
+            found = f"class folders in {shown(tests[0])}/ only" if tests else "no class folders"
+            remedy = "put the training images in train/<class>/"
+            raise DataError(f"folder {shown(root)}", "must have class folders in train/", value=found, remedy=remedy)
         scan.files["train"] = _classes(scan, "", folders)
         return scan
     used = [train, *tests[:1]]
@@ -106,11 +103,11 @@ def _scan(root: str) -> _Scan:
 
 
 def _is_split(scan: _Scan, name: str) -> bool:
-    """Whether a folder called train or the like holds classes; "train" with images in it is a class of its own."""
+    """Whether a folder called train or the like holds classes; "train" with nothing but images may be a class."""
     if name.lower() not in _TRAIN + _TEST:
         return False
-    entries = _entries(scan, name)
-    return any(entry.is_dir() for entry in entries) and not any(_is_image(entry.name) for entry in entries)
+    with _readable(scan, name) as entries:
+        return any(os.path.isdir(entry.path) and not entry.name.startswith(".") for entry in entries)
 
 
 def _classes(scan: _Scan, parent: str, names: Sequence[str]) -> list[tuple[str, str]]:
@@ -127,9 +124,9 @@ def _folders(scan: _Scan, parent: str) -> list[str]:
     """The class or split folders in ``parent``, sorted; a link that leads back up is none."""
     names = []
     for entry in _entries(scan, parent):
-        if not entry.is_dir():
+        if not os.path.isdir(entry.path):
             scan.ignored += 1
-        elif _leads_up(entry.path):
+        elif entry.is_symlink() and _leads_up(entry.path):
             scan.notes.append(f"link {shown(os.path.join(parent, entry.name))} ignored: it leads back up")
         else:
             names.append(entry.name)
@@ -141,7 +138,7 @@ def _images_below(scan: _Scan, folder: str) -> list[str]:
     found = []
     for entry in _entries(scan, folder):
         path = os.path.join(folder, entry.name)
-        if entry.is_dir():
+        if os.path.isdir(entry.path):  # unlike entry.is_dir(), not an OSError for a link to itself
             if entry.is_symlink():  # could lead anywhere, up to the classes themselves and round in circles
                 scan.notes.append(f"link {shown(path)} ignored: links to folders are not followed inside a class")
             else:
@@ -155,15 +152,22 @@ def _images_below(scan: _Scan, folder: str) -> list[str]:
 
 def _entries(scan: _Scan, folder: str) -> list[os.DirEntry[str]]:
     """What is in ``folder``, hidden files and folders left out and counted, sorted by name."""
-    try:
-        with os.scandir(os.path.join(scan.root, folder)) as entries:
-            listed = sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        subject = f"folder {shown(os.path.join(scan.root, folder))}"
-        raise DataError(subject, "must be readable", value=error.strerror, remedy="check its permissions") from error
+    with _readable(scan, folder) as entries:
+        listed = sorted(entries, key=lambda entry: entry.name)
     visible = [entry for entry in listed if not entry.name.startswith(".")]
     scan.ignored += len(listed) - len(visible)
     return visible
+
+
+@contextmanager
+def _readable(scan: _Scan, folder: str) -> Iterator[Iterator[os.DirEntry[str]]]:
+    path = os.path.join(scan.root, folder)
+    try:
+        with os.scandir(path) as entries:
+            yield entries
+    except OSError as error:
+        remedy = "check its permissions"
+        raise DataError(f"folder {shown(path)}", "must be readable", value=error.strerror, remedy=remedy) from error
 
 
 def _is_image(name: str) -> bool:
