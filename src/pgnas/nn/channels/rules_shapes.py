@@ -160,8 +160,6 @@ def flatten(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
     before, after, value = graph.shape(source), graph.shape(node), graph.value(source)
     if before is None or after is None or value.axis != 1:
         return "its input's channels could not be followed"
-    if before == after:
-        return graph.follow(node)
     if after != (before[0], math.prod(before[1:])):
         return f"it reshapes {before} to {after}"
     factor = math.prod(before[2:])

@@ -1,0 +1,62 @@
+"""Turn any traceable network into a supernet."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pgnas.errors import ModelError
+from pgnas.nn.channels import ChannelGraph
+from pgnas.nn.gate import Granularity
+from pgnas.nn.sites import find_sites
+from pgnas.nn.supernet import Supernet
+from pgnas.nn.trace import trace
+
+
+def supernet(
+    model: nn.Module,
+    example_inputs: Tensor | tuple[Tensor, ...],
+    granularity: Granularity = "channel",
+    *,
+    initial_drop: float = 0.02,
+    temperature: float = 0.5,
+    exclude: Sequence[str] = (),
+    tie: Sequence[Sequence[str]] = (),
+    gate_inputs: bool = False,
+) -> Supernet:
+    """A supernet around a copy of ``model``: gates at the input channels of its convolutions and linear layers.
+
+    A separable convolution is gated at its pointwise part, a grouped one by whole groups, a linear layer that reads a
+    flattened map by whole channels; a value that was concatenated has one group a source. The model's weights are the
+    starting point. ``supernet.report`` lists what is gated and what is not, with reasons.
+
+    Args:
+        model: Any network that torch.fx can trace on the example inputs.
+        example_inputs: A tensor (B, C, ...) or a tuple of such.
+        granularity: ``channel``: a logit a unit; ``group``: one a source (the paper's); ``product``: both.
+        initial_drop: Drop probability of every unit at the start, in (0, 1).
+        temperature: tau of the relaxation (Eq. 16).
+        exclude: Shell-style patterns of layers that stay ungated, such as ``"fc"``.
+        tie: Lists of layers whose inputs share one gate.
+        gate_inputs: Also gate the layers that read the network's input.
+
+    Raises:
+        ModelError: The model cannot be traced, or nothing in it can be gated.
+    """
+    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    if not inputs or not all(isinstance(x, Tensor) and x.ndim >= 1 for x in inputs):
+        raise ModelError("example_inputs", "must be a tensor or a tuple of tensors, batch first", remedy="pass one batch")
+    if granularity not in ("channel", "group", "product"):
+        raise ModelError("granularity", "must be channel, group or product", value=repr(granularity), remedy="choose one")
+    if isinstance(model, Supernet):
+        raise ModelError("model", "must be an ordinary network", value="a Supernet", remedy="pass the network itself")
+    own = copy.deepcopy(model)
+    device = next((p.device for p in own.parameters()), torch.device("cpu"))
+    traced = trace(own, tuple(x.detach()[:2].to(device) for x in inputs))
+    graph = ChannelGraph(traced)
+    space = find_sites(graph, exclude=exclude, tie=tie, gate_inputs=gate_inputs)
+    made = Supernet(graph, space, granularity=granularity, initial_drop=initial_drop, temperature=temperature)
+    return made.to(device).train()

@@ -1,0 +1,101 @@
+"""Cut layers to some of their channels: one rule a layer type, used for weights and optimiser state alike."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from functools import singledispatch
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pgnas.nn.channels.rules_layers import Conv, ConvTranspose
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which slices of a layer's tensors remain.
+
+    Attributes:
+        slices: Parameter or buffer name to {dimension: kept indices}.
+        attributes: The layer's attributes that change with them (``in_channels`` and the like).
+    """
+
+    slices: dict[str, dict[int, Tensor]] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    def take(self, name: str, tensor: Tensor) -> Tensor:
+        """The remaining slices of the tensor ``name``, or of one shaped like it (momentum), as a new tensor."""
+        for dimension, index in self.slices.get(name, {}).items():
+            tensor = tensor.index_select(dimension, index.to(tensor.device))
+        return tensor.detach().clone(memory_format=torch.preserve_format)
+
+
+@singledispatch
+def cut_rule(layer: nn.Module, kept_in: Tensor, kept_out: Tensor) -> Cut:
+    """How to cut ``layer`` to input and output channel indices; register one for each layer type with parameters."""
+    raise NotImplementedError(f"no cut rule for {type(layer).__name__}")
+
+
+@cut_rule.register(nn.Conv1d)
+@cut_rule.register(nn.Conv2d)
+@cut_rule.register(nn.Conv3d)
+def _convolution(layer: Conv, kept_in: Tensor, kept_out: Tensor) -> Cut:
+    weight: dict[int, Tensor] = {0: kept_out}
+    groups = layer.groups
+    if groups == 1:
+        weight[1] = kept_in
+    else:  # groups go whole, so that each keeps its inputs; depthwise is the case of one channel a group
+        groups = len(kept_in) * layer.groups // layer.in_channels
+    return Cut(
+        {"weight": weight, "bias": {0: kept_out}},
+        {"in_channels": len(kept_in), "out_channels": len(kept_out), "groups": groups},
+    )
+
+
+@cut_rule.register(nn.ConvTranspose1d)
+@cut_rule.register(nn.ConvTranspose2d)
+@cut_rule.register(nn.ConvTranspose3d)
+def _transposed(layer: ConvTranspose, kept_in: Tensor, kept_out: Tensor) -> Cut:
+    return Cut(
+        {"weight": {0: kept_in, 1: kept_out}, "bias": {0: kept_out}},
+        {"in_channels": len(kept_in), "out_channels": len(kept_out)},
+    )
+
+
+@cut_rule.register(nn.Linear)
+def _linear(layer: nn.Linear, kept_in: Tensor, kept_out: Tensor) -> Cut:
+    return Cut(
+        {"weight": {0: kept_out, 1: kept_in}, "bias": {0: kept_out}},
+        {"in_features": len(kept_in), "out_features": len(kept_out)},
+    )
+
+
+@cut_rule.register(_BatchNorm)
+def _batch_norm(layer: _BatchNorm, kept_in: Tensor, kept_out: Tensor) -> Cut:
+    names = ("weight", "bias", "running_mean", "running_var")
+    return Cut({name: {0: kept_out} for name in names}, {"num_features": len(kept_out)})
+
+
+@cut_rule.register(nn.PReLU)
+def _prelu(layer: nn.PReLU, kept_in: Tensor, kept_out: Tensor) -> Cut:
+    return Cut({"weight": {0: kept_out}}, {"num_parameters": len(kept_out)})
+
+
+def cut_layer(layer: nn.Module, cut: Cut) -> nn.Module:
+    """A new layer of the same type with the remaining slices; ``layer`` is not changed and shares nothing with it."""
+    small = copy.copy(layer)
+    for attribute, value in cut.attributes.items():
+        object.__setattr__(small, attribute, value)
+    small.__dict__["_parameters"] = {
+        name: None if p is None else nn.Parameter(cut.take(name, p), requires_grad=p.requires_grad)
+        for name, p in layer._parameters.items()
+    }
+    small.__dict__["_buffers"] = {
+        name: None if b is None else cut.take(name, b) for name, b in layer._buffers.items()
+    }
+    if any(True for _ in layer.children()):
+        small.__dict__["_modules"] = copy.deepcopy(layer._modules)
+    return small

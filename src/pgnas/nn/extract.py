@@ -1,0 +1,85 @@
+"""Extraction: a sub-network of a supernet as a plain, smaller network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx, nn
+
+from pgnas.architecture import Architecture
+from pgnas.nn.channels import ChannelGraph
+from pgnas.nn.liveness import site_masks
+from pgnas.nn.rebuild import Builder, SmallNetwork
+from pgnas.nn.supernet import Supernet
+
+
+def extract(supernet: Supernet, architecture: Architecture) -> nn.Module:
+    """The sub-network that ``architecture`` names, as a plain module with the supernet's weights.
+
+    In eval mode its outputs equal those of the supernet with the architecture fixed, to float rounding. The module is
+    new: it shares no tensor with the supernet and needs nothing of pgnas.
+
+    Raises:
+        ArchitectureError: The architecture belongs to another search space.
+    """
+    return extract_small(supernet, architecture).module
+
+
+@torch.no_grad()
+def extract_small(supernet: Supernet, architecture: Architecture) -> SmallNetwork:
+    """As :func:`extract`, with the record of which slices each layer kept."""
+    plan = supernet.plan(architecture)
+    graph = supernet.graph
+    wanted = {name for name in graph.ops if plan.constant[name].any()}
+    wanted |= {graph.ops[name].inputs[0] for name, folded in plan.folded.items() if folded.any()}
+    values = _values_of(supernet, architecture, wanted) if wanted else {}
+    contributions = {
+        name: _contribution(graph, supernet, name, folded, values)
+        for name, folded in plan.folded.items()
+        if folded.any()
+    }
+    constants = {name: values[name] for name in wanted if plan.constant[name].any()}
+    builder = Builder(graph, plan, supernet.body, constants=constants, contributions=contributions)
+    return builder.build()
+
+
+def _values_of(supernet: Supernet, architecture: Architecture, names: set[str]) -> dict[str, Tensor]:
+    """Values of nodes in the supernet with the architecture fixed, on the first example input, in eval mode."""
+    mode = supernet.training
+    supernet.eval()
+    found: dict[str, Tensor] = {}
+
+    class Recorder(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> object:
+            value = super().run_node(n)
+            if n.name in names and isinstance(value, Tensor):
+                found[n.name] = value[:1].clone()
+            return value
+
+    device = next(supernet.body.parameters()).device
+    dtype = next(supernet.body.parameters()).dtype
+    inputs = [x[:1].to(device, dtype if x.is_floating_point() else x.dtype) for x in supernet.graph.trace.inputs]
+    try:
+        mask = supernet.gates.mask(architecture).to(dtype)[None]
+        masks = site_masks(supernet.space.sites, supernet.gates.split(mask))
+        Recorder(supernet.body).run(*inputs, list(masks.values()))
+    finally:
+        supernet.train(mode)
+    return found
+
+
+def _contribution(
+    graph: ChannelGraph, supernet: Supernet, name: str, folded: Tensor, values: dict[str, Tensor]
+) -> Tensor:
+    """What the constant channels that a layer reads add to its output (1, ...): the layer on them alone, without bias."""
+    op = graph.ops[name]
+    layer = supernet.body.get_submodule(str(graph.nodes[name].target))
+    value = values[op.inputs[0]]
+    shape = [1] * value.ndim
+    axis = op.values[0].axis
+    assert axis is not None
+    shape[axis] = len(folded)
+    only = value * folded.to(value.device, value.dtype).reshape(shape)
+    output: Tensor = layer(only) - layer(torch.zeros_like(only))
+    return output
+
+

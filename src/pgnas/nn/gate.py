@@ -1,0 +1,126 @@
+"""Gates: the binary variables of the hybrid representation and the only owner of their logits.
+
+A *gate* holds one binary variable per *unit* (an input channel of a layer, or a whole group of a grouped convolution).
+Under the posterior its units are independent Bernoulli variables; their logits are shared as the granularity says:
+one a unit (``channel``), one a source of the gated value (``group``, the paper's), or the product of both
+(``product``: a unit lives if its own gate and its group's are open).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from pgnas.architecture import Architecture
+from pgnas.bayes import logit, product_logits
+
+Granularity = Literal["channel", "group", "product"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units ``start`` to ``stop`` - 1 of a gate; they stem from one source and may share a logit.
+
+    Attributes:
+        source: The operation that produced the gated channels.
+        start: First unit.
+        stop: One past the last unit.
+    """
+
+    source: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class GateSpec:
+    """A gate's name, which is its first layer's, and its units' groups."""
+
+    name: str
+    units: int
+    groups: tuple[Group, ...]
+
+
+class Gates(nn.Module):
+    """All gates of a supernet; U units in all, in the order of ``specs``.
+
+    Args:
+        specs: The gates.
+        granularity: How units share logits.
+        initial_drop: Drop probability of every unit at the start, in (0, 1).
+    """
+
+    group_of_unit: Tensor
+
+    def __init__(self, specs: Sequence[GateSpec], *, granularity: Granularity, initial_drop: float) -> None:
+        super().__init__()
+        self.specs = tuple(specs)
+        self.granularity = granularity
+        self.sizes: dict[str, int] = {spec.name: spec.units for spec in self.specs}
+        lengths = torch.tensor([g.stop - g.start for spec in self.specs for g in spec.groups], dtype=torch.long)
+        self.register_buffer("group_of_unit", torch.repeat_interleave(lengths), persistent=False)
+        keep = 1 - initial_drop
+        own, group = {"channel": (keep, None), "group": (None, keep), "product": (keep**0.5, keep**0.5)}[granularity]
+        units, groups = len(self.group_of_unit), len(lengths)
+        self.unit_logits = nn.Parameter(torch.full((units,), logit(own))) if own is not None else None
+        self.group_logits = nn.Parameter(torch.full((groups,), logit(group))) if group is not None else None
+
+    @property
+    def units(self) -> int:
+        """U, the number of binary variables."""
+        return len(self.group_of_unit)
+
+    def logits(self) -> Tensor:
+        """Logit of every unit's keep probability, shape (U,)."""
+        if self.group_logits is None:
+            return cast(Tensor, self.unit_logits)
+        shared = self.group_logits[self.group_of_unit]
+        return shared if self.unit_logits is None else product_logits(self.unit_logits, shared)
+
+    def split(self, values: Tensor) -> dict[str, Tensor]:
+        """Split (..., U) into each gate's (..., units)."""
+        parts = values.split([spec.units for spec in self.specs], dim=-1)
+        return {spec.name: part for spec, part in zip(self.specs, parts, strict=True)}
+
+    def architecture(self, kept: Tensor) -> Architecture:
+        """The architecture that keeps the units where ``kept`` (U,) is true."""
+        parts = self.split(kept.detach().cpu())
+        return Architecture(self.sizes, {name: tuple(part.nonzero()[:, 0].tolist()) for name, part in parts.items()})
+
+    def mask(self, architecture: Architecture) -> Tensor:
+        """The kept units of an architecture, shape (U,), bool.
+
+        Raises:
+            ArchitectureError: It belongs to another search space.
+        """
+        architecture.require_space(self.sizes)
+        mask = torch.zeros(self.units, dtype=torch.bool)
+        start = 0
+        for spec in self.specs:
+            mask[[start + unit for unit in architecture.kept[spec.name]]] = True
+            start += spec.units
+        return mask.to(self.group_of_unit.device)
+
+    @torch.no_grad()
+    def clamp_(self, bound: float) -> None:
+        """Keep every logit within [-bound, bound], where its sigmoid still has a gradient."""
+        for parameter in self.parameters():
+            parameter.clamp_(-bound, bound)
+
+    @torch.no_grad()
+    def fill_(self, keep: float) -> None:
+        """Set every unit's keep probability to ``keep``, in (0, 1)."""
+        shared = self.granularity == "product"
+        for parameter in self.parameters():
+            parameter.fill_(logit(keep**0.5 if shared else keep))
+
+
+def apply_gate(x: Tensor, mask: Tensor, axis: int) -> Tensor:
+    """Multiply the channels of x by a mask: x (B, ..., C at ``axis``, ...), mask (B or 1, C)."""
+    shape = [1] * x.ndim
+    shape[0], shape[axis] = mask.shape[0], mask.shape[1]
+    return x * mask.reshape(shape).to(x.dtype)

@@ -1,0 +1,90 @@
+"""Which channels of every value a sub-network computes: dead-code elimination over channels.
+
+Forwards, a channel is *live* if it depends on the data through open gates; the others are constants. Backwards, a
+channel is *needed* if something that is kept reads it. A convolution reads only the live channels that its gate keeps;
+what its constant channels contribute is a constant and is added to its output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pgnas.nn.channels import ChannelGraph, Dense
+from pgnas.nn.sites import Site
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the small network computes; every mask is a bool tensor over channels.
+
+    Attributes:
+        computed: Node to the output channels it computes (those of no channel are not built).
+        constant: Node to the channels that are read but do not depend on the data.
+        reads: Node to the channels it reads of each input.
+        folded: Gated node to the constant channels it would read, whose contribution is added as a constant.
+    """
+
+    computed: dict[str, Tensor]
+    constant: dict[str, Tensor]
+    reads: dict[str, list[Tensor]]
+    folded: dict[str, Tensor]
+
+    def kept(self, name: str) -> Tensor:
+        """All channels of a node's value that exist in the small network."""
+        return self.computed[name] | self.constant[name]
+
+
+def site_masks(sites: Sequence[Site], gates: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Each gated node's channel mask (..., channels) from its gates' values (..., units)."""
+    masks: dict[str, Tensor] = {}
+    for site in sites:
+        mask = gates[site.gates[0]]
+        for other in site.gates[1:]:
+            mask = mask * gates[other]
+        identity = len(site.unit_of_channel) == mask.shape[-1]
+        masks[site.node] = mask if identity else mask[..., site.unit_of_channel.to(mask.device)]
+    return masks
+
+
+def make_plan(graph: ChannelGraph, open_channels: dict[str, Tensor]) -> Plan:
+    """Plan the sub-network in which each gated node reads only its open channels.
+
+    Args:
+        graph: The analysed network.
+        open_channels: Gated node to its open input channels, bool (channels,); layers not named read everything.
+    """
+    live = _live(graph, open_channels)
+    need = {name: torch.zeros(op.value.channels, dtype=torch.bool) for name, op in graph.ops.items()}
+    plan = Plan({}, {}, {}, {})
+    for name in reversed(graph.ops):
+        op = graph.ops[name]
+        wanted = torch.ones(1, dtype=torch.bool) if graph.nodes[name].op == "output" else need[name]
+        is_output = graph.nodes[name].op == "output"
+        computed = wanted if is_output else op.widen(wanted & live[name])
+        plan.computed[name] = computed
+        plan.constant[name] = wanted & ~computed
+        reads = [rows[:, 0] > 0 for rows in op.pull(computed[:, None].long())] if computed.any() else []
+        if isinstance(op, Dense) and reads:
+            reads[0] = reads[0] & open_channels.get(name, torch.ones_like(reads[0]))
+            if op.groups == 1:
+                alive = live[op.inputs[0]]
+                plan.folded[name] = reads[0] & ~alive
+                reads[0] = reads[0] & alive
+        plan.reads[name] = reads
+        for source, read in zip(op.inputs, reads, strict=False):
+            need[source] |= read
+    return plan
+
+
+def _live(graph: ChannelGraph, open_channels: dict[str, Tensor]) -> dict[str, Tensor]:
+    live: dict[str, Tensor] = {}
+    for name, op in graph.ops.items():
+        rows = [live[source] for source in op.inputs]
+        if name in open_channels:
+            rows = [rows[0] & open_channels[name]]
+        live[name] = op.push([row[:, None].long() for row in rows])[:, 0] > 0
+    return live

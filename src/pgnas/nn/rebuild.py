@@ -1,0 +1,205 @@
+"""Build the small network that a plan describes: a plain module with narrower layers and nothing else of pgnas."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
+
+from pgnas.nn.channels import ChannelGraph, ChannelOp, Dense
+from pgnas.nn.cut import Cut, cut_layer, cut_rule
+from pgnas.nn.liveness import Plan
+
+
+@dataclass(frozen=True)
+class SmallNetwork:
+    """An extracted network and where its tensors came from.
+
+    Attributes:
+        module: The network, in eval mode; its layers keep their names.
+        cuts: Layer name to the slices it kept; momentum and the like are cut by the same.
+        selections: How many times a reader picks channels of a shared value.
+    """
+
+    module: fx.GraphModule
+    cuts: dict[str, Cut] = field(repr=False)
+    selections: int
+
+    def take(self, name: str, tensor: Tensor) -> Tensor:
+        """What remains of a tensor shaped like the supernet's parameter ``name`` in the small network."""
+        layer, _, leaf = name.rpartition(".")
+        return self.cuts.get(layer, Cut()).take(leaf, tensor)
+
+
+class Builder:
+    """Builds one small network; rules call its methods from :meth:`ChannelOp.build`.
+
+    Args:
+        graph: The analysed network.
+        plan: Which channels each node computes and reads.
+        root: Owner of the layers to cut.
+        constants: Node to its value (1, ...) for every node with constant channels that are read.
+        contributions: Gated node to what its constant inputs add to its output (1, ...).
+    """
+
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        plan: Plan,
+        root: nn.Module,
+        *,
+        constants: dict[str, Tensor],
+        contributions: dict[str, Tensor],
+    ) -> None:
+        self._graph, self._plan, self._root = graph, plan, root
+        self._constants, self._contributions = constants, contributions
+        self._new = fx.Graph()
+        self._attributes: dict[str, Any] = {}
+        self._cuts: dict[str, Cut] = {}
+        self._values: dict[str, fx.Node] = {}
+        self._picked: dict[tuple[str, bytes], fx.Node] = {}
+        self._input: fx.Node | None = None
+
+    def build(self) -> SmallNetwork:
+        """Build every node that computes something, in order."""
+        for name, op in self._graph.ops.items():
+            node = self._graph.nodes[name]
+            if node.op == "placeholder":
+                self._values[name] = self._new.placeholder(str(node.target))
+                self._input = self._input or self._values[name]
+                continue
+            computed = self._plan.computed[name]
+            live = op.build(self, computed, self._plan.reads[name]) if computed.any() else None
+            value = self._with_constants(op, live)
+            if value is not None:
+                self._values[name] = value
+        module = fx.GraphModule(self._attributes, self._new, class_name=type(self._root).__name__)
+        module.eval()
+        return SmallNetwork(module, self._cuts, len(self._picked))
+
+    def copy(self, op: ChannelOp, reads: list[Tensor]) -> fx.Node:
+        """The node's own operation on the channels it reads of each input."""
+        node = self._graph.nodes[op.name]
+        inputs = {
+            source: self.fetch(source, read) for source, read in zip(op.inputs, reads, strict=True) if read.any()
+        }
+
+        def value(old: fx.Node) -> fx.Node:
+            return inputs[old.name] if old.name in inputs else self._values[old.name]
+
+        if node.op == "call_module" and str(node.target) not in self._attributes:
+            self._attributes[str(node.target)] = cut_layer(self._root.get_submodule(str(node.target)), Cut())
+        if node.op == "get_attr":
+            self._attributes.setdefault(str(node.target), _attribute(self._root, str(node.target)))
+        return self._new.create_node(
+            node.op, node.target, map_arg(node.args, value), map_arg(node.kwargs, value), name=node.name
+        )
+
+    def call(self, function: Callable[..., Any], *args: Any) -> fx.Node:
+        """Call a function on new values."""
+        return self._new.call_function(function, args)
+
+    def cut_layer(self, target: str, *, kept_in: Tensor, kept_out: Tensor) -> None:
+        """Cut a layer to channel masks; the next :meth:`copy` calls the cut one."""
+        layer = self._root.get_submodule(target)
+        self._cuts[target] = cut_rule(layer, kept_in.nonzero()[:, 0], kept_out.nonzero()[:, 0])
+        self._attributes[target] = cut_layer(layer, self._cuts[target])
+
+    def cut_attribute(self, op: ChannelOp, kept: Tensor) -> fx.Node:
+        """A constant of the model, cut along its channel axis."""
+        target = str(self._graph.nodes[op.name].target)
+        owner, _, leaf = target.rpartition(".")
+        old = _attribute(self._root, target)
+        before = self._cuts.get(owner, Cut())
+        slices = {} if op.value.axis is None else {op.value.axis: kept.nonzero()[:, 0]}
+        self._cuts[owner] = Cut({**before.slices, leaf: slices}, before.attributes)
+        new = self._cuts[owner].take(leaf, old)
+        self._attributes[target] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+        return self._new.get_attr(target)
+
+    def fetch(self, source: str, wanted: Tensor) -> fx.Node:
+        """The value of ``source`` with exactly the ``wanted`` channels, selecting if it has others too."""
+        kept, axis = self._plan.kept(source), self._graph.ops[source].value.axis
+        if torch.equal(kept, wanted) or axis is None:
+            return self._values[source]
+        key = (source, wanted.numpy().tobytes())
+        if key not in self._picked:
+            positions = kept.cumsum(0)[wanted] - 1
+            self._picked[key] = self._select(self._values[source], axis, positions, f"kept_{len(self._picked)}")
+        return self._picked[key]
+
+    def without_zero_addend(self, op: ChannelOp, reads: list[Tensor]) -> fx.Node | None:
+        """For a sum of two values, one of which is the constant 0: the other, if it has the sum's shape."""
+        node = self._graph.nodes[op.name]
+        if node.target not in (operator.add, torch.add) or len(op.inputs) != 2 or node.kwargs:
+            return None
+        for zero, other, read, rest in ((0, 1, reads[0], reads[1]), (1, 0, reads[1], reads[0])):
+            name = op.inputs[zero]
+            is_constant = not self._plan.computed[name].any()
+            same_shape = self._graph.shape(op.inputs[other]) == self._graph.shape(op.name)
+            if is_constant and same_shape and not self._constant(name, read).any():
+                return self.fetch(op.inputs[other], rest)
+        return None
+
+    def add_contribution(self, op: Dense, value: fx.Node, kept: Tensor) -> fx.Node:
+        """Add what the constant inputs of a gated layer contribute to its kept outputs."""
+        contribution = self._contributions.get(op.name)
+        assert op.value.axis is not None
+        if contribution is None:
+            return value
+        cut = contribution.index_select(op.value.axis, kept.nonzero()[:, 0].to(contribution.device))
+        if not cut.any():
+            return value
+        return self.call(operator.add, value, self._buffer(f"contribution_{op.name}", _shrink(cut, op.value.axis)))
+
+    def _with_constants(self, op: ChannelOp, live: fx.Node | None) -> fx.Node | None:
+        """The computed channels and the constant ones in their original order."""
+        constant = self._plan.constant[op.name]
+        if not constant.any():
+            return live
+        assert self._input is not None
+        buffer = self._buffer(f"constant_{op.name}", self._constant(op.name, constant))
+        batch = self._new.call_method("size", (self._input, 0))
+        shape = self._graph.shape(op.name)
+        assert shape is not None
+        fixed = self._new.call_method("expand", (buffer, batch, *[-1] * (len(shape) - 1)))
+        axis = op.value.axis
+        if live is None or axis is None:
+            return fixed
+        joined = self.call(torch.cat, [live, fixed], axis)
+        computed = self._plan.computed[op.name]
+        order = torch.cat([computed.nonzero()[:, 0], constant.nonzero()[:, 0]]).argsort()
+        return self._select(joined, axis, order, f"order_{op.name}")
+
+    def _constant(self, name: str, channels: Tensor) -> Tensor:
+        value, axis = self._constants[name], self._graph.ops[name].value.axis
+        return value if axis is None else value.index_select(axis, channels.nonzero()[:, 0].to(value.device))
+
+    def _select(self, value: fx.Node, axis: int, index: Tensor, name: str) -> fx.Node:
+        device = next((p.device for p in self._root.parameters()), torch.device("cpu"))
+        return self.call(torch.index_select, value, axis, self._buffer(name, index.to(device)))
+
+    def _buffer(self, name: str, value: Tensor) -> fx.Node:
+        self._attributes[name] = value.detach().clone()
+        return self._new.get_attr(name)
+
+
+def _shrink(value: Tensor, axis: int) -> Tensor:
+    """A (1, ...) map that is the same at every position, as one number a channel; others as they are."""
+    channels = value.shape[axis]
+    flat = value.movedim(axis, 0).reshape(channels, -1)
+    if not torch.equal(flat, flat[:, :1].expand_as(flat)):
+        return value
+    shape = [1] * value.ndim
+    shape[axis] = channels
+    return flat[:, 0].reshape(shape)
+
+
+def _attribute(root: nn.Module, target: str) -> Any:
+    owner, _, leaf = target.rpartition(".")
+    return getattr(root.get_submodule(owner), leaf)

@@ -1,0 +1,161 @@
+"""Where a network is gated: at the input channels of its convolutions and linear layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+import torch
+from torch import Tensor
+
+from pgnas.errors import ModelError
+from pgnas.nn.channels import Barrier, ChannelGraph, Dense, Follow
+from pgnas.nn.channels.rules_layers import Conv, ConvTranspose
+from pgnas.nn.gate import GateSpec, Group
+
+
+@dataclass(frozen=True)
+class Site:
+    """A gated layer.
+
+    Attributes:
+        layer: The layer's name in the network.
+        node: Its node in the traced graph.
+        source: The node whose value is gated.
+        axis: The channel axis of that value.
+        gates: Names of the gates that must all be open for a channel to be read; usually one.
+        unit_of_channel: The gate's unit of every channel, shape (channels,), long.
+    """
+
+    layer: str
+    node: str
+    source: str
+    axis: int
+    gates: tuple[str, ...]
+    unit_of_channel: Tensor
+
+
+@dataclass(frozen=True)
+class Ungated:
+    """A layer with channels that has no gate, and why."""
+
+    layer: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The gates of a network, where they act, and what is not gated."""
+
+    sites: tuple[Site, ...]
+    gates: tuple[GateSpec, ...]
+    ungated: tuple[Ungated, ...]
+
+
+def find_sites(
+    graph: ChannelGraph,
+    *,
+    exclude: Sequence[str] = (),
+    tie: Sequence[Sequence[str]] = (),
+    gate_inputs: bool = False,
+) -> SearchSpace:
+    """Put a gate at the input of every convolution and linear layer.
+
+    Args:
+        graph: The analysed network.
+        exclude: Shell-style patterns of layer names that stay ungated.
+        tie: Lists of layers that share one gate.
+        gate_inputs: Whether layers that read the network's input itself are gated too.
+
+    Raises:
+        ModelError: Nothing can be gated; a pattern or a tie names no gated layer; tied layers differ in size.
+    """
+    sites: list[Site] = []
+    ungated: list[Ungated] = []
+    specs: dict[str, GateSpec] = {}
+    for node, op in graph.ops.items():
+        layer = graph.layer(graph.nodes[node])
+        if layer is None:
+            continue
+        name = str(graph.nodes[node].target)
+        reason = _reason(graph, node, name, exclude, gate_inputs)
+        if reason is None:
+            assert isinstance(op, Dense)
+            site, spec = _site(graph, op, name)
+            sites.append(site)
+            specs[name] = spec
+        elif reason:
+            ungated.append(Ungated(name, reason))
+    _require_known(exclude, [*(s.layer for s in sites), *(u.layer for u in ungated)])
+    sites = _tie(sites, specs, tie)
+    if not sites:
+        raise ModelError(
+            "model", "must have a layer that can be gated", value="none", remedy="see the reasons of pgnas list"
+        )
+    used = {name for site in sites for name in site.gates}
+    return SearchSpace(tuple(sites), tuple(spec for name, spec in specs.items() if name in used), tuple(ungated))
+
+
+def _reason(graph: ChannelGraph, node: str, name: str, exclude: Sequence[str], gate_inputs: bool) -> str | None:
+    """Why a layer is not gated; empty if it has no channels to gate; None if it is gated."""
+    op = graph.ops[node]
+    layer = graph.layer(graph.nodes[node])
+    if not isinstance(op, Dense):
+        if isinstance(op, Barrier) and layer is not None and any(True for _ in layer.parameters()):
+            return op.reason
+        if isinstance(op, Follow) and isinstance(layer, Conv | ConvTranspose):
+            return "depthwise: it follows the gates around it"
+        return ""
+    if any(fnmatch(name, pattern) for pattern in exclude):
+        return "excluded"
+    if op.groups > 1 and op.per_group == 1:
+        return "depthwise: it follows the gates around it"
+    origins = graph.sources(op.inputs[0])
+    if not gate_inputs and all(graph.nodes[s.origin].op == "placeholder" for s in origins):
+        return "it reads the network's input"
+    return None
+
+
+def _site(graph: ChannelGraph, op: Dense, name: str) -> tuple[Site, GateSpec]:
+    """The gate of one layer: a unit is a channel, a flattened channel's block of features, or a group."""
+    value = op.values[0]
+    per_unit = op.per_group if op.groups > 1 else value.block
+    units = value.channels // per_unit
+    axis = value.axis
+    assert axis is not None
+    if op.groups > 1:
+        groups = (Group(op.inputs[0], 0, units),)
+    else:
+        runs = graph.sources(op.inputs[0])
+        groups = tuple(Group(r.origin, r.start // per_unit, (r.start + r.channels) // per_unit) for r in runs)
+    unit_of_channel = torch.arange(units).repeat_interleave(per_unit)
+    return Site(name, op.name, op.inputs[0], axis, (name,), unit_of_channel), GateSpec(name, units, groups)
+
+
+def _tie(sites: list[Site], specs: dict[str, GateSpec], tie: Sequence[Sequence[str]]) -> list[Site]:
+    """Let the layers of each tie share the gate of the first."""
+    owner: dict[str, str] = {}
+    for layers in tie:
+        for layer in layers:
+            if layer not in specs:
+                raise ModelError("tie", "must name gated layers", value=f"'{layer}'", remedy="name layers with a gate")
+            if specs[layer].units != specs[layers[0]].units:
+                raise ModelError(
+                    f"tie of '{layers[0]}' and '{layer}'",
+                    "must join layers with equally many channels",
+                    value=f"{specs[layers[0]].units} and {specs[layer].units}",
+                    remedy="tie only layers that read values of one width",
+                )
+            owner[layer] = owner.get(layers[0], layers[0])
+    return [
+        Site(s.layer, s.node, s.source, s.axis, (owner.get(s.layer, s.layer),), s.unit_of_channel) for s in sites
+    ]
+
+
+def _require_known(patterns: Sequence[str], layers: list[str]) -> None:
+    for pattern in patterns:
+        if not any(fnmatch(layer, pattern) for layer in layers):
+            raise ModelError(
+                f"exclude '{pattern}'", "must match a convolution or linear layer", remedy="check the layer's name"
+            )

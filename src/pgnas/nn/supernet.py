@@ -1,0 +1,186 @@
+"""The supernet: a network whose input channels are gated, its weights, and the posterior over its gates."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+
+from pgnas import bayes
+from pgnas.architecture import Architecture
+from pgnas.bayes import BilinearCost
+from pgnas.nn.channels import ChannelGraph
+from pgnas.nn.channels.rules_layers import ConvTranspose
+from pgnas.nn.cost import CostName, Counts, count_plan, expected_cost
+from pgnas.nn.gate import Gates, Granularity, apply_gate
+from pgnas.nn.liveness import Plan, make_plan, site_masks
+from pgnas.nn.sites import SearchSpace, Ungated
+
+
+@dataclass(frozen=True)
+class SupernetReport:
+    """What of a network is searched and what is not.
+
+    Attributes:
+        gated: Gated layer to its number of units.
+        ungated: Layers without a gate, with the reason.
+        barriers: Operations through which channels could not be followed, with the reason; nothing is shrunk there.
+        notes: How the network was traced.
+    """
+
+    gated: dict[str, int]
+    ungated: tuple[Ungated, ...]
+    barriers: dict[str, str]
+    notes: tuple[str, ...]
+
+
+class Supernet(nn.Module):
+    """A network with gates at the input channels of its layers. Made by :func:`pgnas.supernet`.
+
+    Its forward pass depends on the mode:
+
+    * ``train()``: each example sees its own relaxed sample of the gates (Eq. 16);
+    * ``eval()``: the posterior mean network, each gated channel scaled by its keep probability;
+    * inside :meth:`fixed`: one architecture, gates exactly 0 or 1, in either mode.
+
+    Attributes:
+        gates: The gates and their logits.
+        temperature: tau of the relaxation.
+    """
+
+    def __init__(
+        self, graph: ChannelGraph, space: SearchSpace, *, granularity: Granularity, initial_drop: float, temperature: float
+    ) -> None:
+        super().__init__()
+        self.graph = graph
+        self.space = space
+        self.temperature = temperature
+        self.body = _insert_gates(graph, space)
+        self.gates = Gates(space.gates, granularity=granularity, initial_drop=initial_drop)
+        self._fixed: Tensor | None = None
+        self._costs: dict[str, tuple[BilinearCost, float]] = {}
+
+    def forward(self, *inputs: Tensor, noise: Tensor | None = None) -> Any:
+        """The network's output; see the class for what the gates are.
+
+        Args:
+            inputs: The network's inputs, batch first.
+            noise: Uniform noise in [0, 1) for the relaxed sample in training, shape (B, U); drawn if absent.
+        """
+        return self.body(*inputs, list(self._masks(inputs[0], noise).values()))
+
+    def _masks(self, x: Tensor, noise: Tensor | None) -> dict[str, Tensor]:
+        if self._fixed is not None:
+            values = self._fixed.to(x.dtype)[None]
+        elif self.training:
+            if noise is None:
+                noise = torch.rand(len(x), self.gates.units, device=x.device)
+            values = bayes.rsample(self.gates.logits(), noise, self.temperature)
+        else:
+            values = torch.sigmoid(self.gates.logits())[None]
+        return site_masks(self.space.sites, self.gates.split(values))
+
+    @contextmanager
+    def fixed(self, architecture: Architecture) -> Iterator[Supernet]:
+        """Evaluate (or train) one architecture with the supernet's weights.
+
+        Raises:
+            ArchitectureError: The architecture belongs to another search space.
+        """
+        before, self._fixed = self._fixed, self.gates.mask(architecture)
+        try:
+            yield self
+        finally:
+            self._fixed = before
+
+    @torch.no_grad()
+    def sample(self, *, generator: torch.Generator | None = None) -> Architecture:
+        """An architecture drawn from the posterior: every unit Bernoulli(its keep probability), independently."""
+        return self.gates.architecture(bayes.sample(self.gates.logits().cpu(), generator=generator))
+
+    @torch.no_grad()
+    def mode(self) -> Architecture:
+        """The most probable architecture: the units with keep probability of one half or more."""
+        return self.gates.architecture(self.gates.logits() >= 0)
+
+    def open(self) -> Architecture:
+        """The architecture with every unit kept: the network as it was handed in."""
+        return self.gates.architecture(torch.ones(self.gates.units, dtype=torch.bool))
+
+    @torch.no_grad()
+    def keep_probabilities(self) -> dict[str, Tensor]:
+        """Each gate's keep probabilities, shape (units,)."""
+        return self.gates.split(torch.sigmoid(self.gates.logits()))
+
+    def plan(self, architecture: Architecture) -> Plan:
+        """Which channels the small network of an architecture computes."""
+        gates = self.gates.split(self.gates.mask(architecture).cpu())
+        return make_plan(self.graph, site_masks(self.space.sites, gates))
+
+    def count(self, architecture: Architecture) -> Counts:
+        """Parameters and multiply-adds of the extracted network, without building it."""
+        return count_plan(self.graph, self.plan(architecture))
+
+    def expected_cost(self, kind: CostName) -> Tensor:
+        """E_q[cost] under the posterior as a share of the full network's, a scalar with gradient.
+
+        Exact for the declared surrogate of :func:`pgnas.nn.cost.expected_cost`.
+        """
+        logits = self.gates.logits()
+        if kind not in self._costs:
+            cost = expected_cost(self.graph, self.space.sites, self.gates.sizes, kind)
+            self._costs[kind] = (cost.to(logits.device), cost.full)
+        cost, full = self._costs[kind]
+        return cost.expected(logits) / full
+
+    def weight_sq(self) -> Tensor:
+        """Squared norm of the weights read through each unit, shape (U,), with gradient (the paper's prior needs it)."""
+        gates = {name: [torch.zeros(size)] for name, size in self.gates.sizes.items()}
+        for site in self.space.sites:
+            layer = self.body.get_submodule(site.layer)
+            weight = cast(Tensor, layer.weight)
+            by_channel = weight.transpose(0, 1) if isinstance(layer, ConvTranspose) else weight
+            groups = getattr(layer, "groups", 1)
+            if groups > 1:
+                norms = weight.reshape(groups, -1).pow(2).sum(1)
+            else:
+                by_channel = by_channel.transpose(0, 1).flatten(1).pow(2).sum(1)
+                unit = site.unit_of_channel.to(weight.device)
+                norms = by_channel.new_zeros(self.gates.sizes[site.gates[0]]).index_add(0, unit, by_channel)
+            gates[site.gates[0]].append(norms)
+        device = self.gates.group_of_unit.device
+        return torch.cat([sum(part.to(device) for part in parts) for parts in gates.values()])  # type: ignore[misc]
+
+    @property
+    def report(self) -> SupernetReport:
+        """What is searched, what is not, and why."""
+        sizes = {site.layer: self.gates.sizes[site.gates[0]] for site in self.space.sites}
+        return SupernetReport(sizes, self.space.ungated, dict(self.graph.barriers), self.graph.trace.notes)
+
+    def weight_parameters(self) -> list[nn.Parameter]:
+        """The network's own parameters, without the logits."""
+        return list(self.body.parameters())
+
+
+def _insert_gates(graph: ChannelGraph, space: SearchSpace) -> fx.GraphModule:
+    """A copy of the graph with a gate before every site; it takes the sites' masks as one more argument, a list."""
+    copies: dict[fx.Node, fx.Node] = {}
+    gated = fx.Graph()
+    output = gated.graph_copy(graph.graph, copies)
+    gated.output(output)
+    inputs = [node for node in gated.nodes if node.op == "placeholder"]
+    with gated.inserting_after(inputs[-1]):
+        masks = gated.placeholder("gates")
+    for index, site in enumerate(space.sites):
+        layer, source = copies[graph.nodes[site.node]], copies[graph.nodes[site.source]]
+        with gated.inserting_before(layer):
+            mask = gated.call_function(operator.getitem, (masks, index))
+            value = gated.call_function(apply_gate, (source, mask, site.axis))
+        layer.replace_input_with(source, value)
+    return fx.GraphModule(graph.trace.module, gated, class_name=type(graph.trace.module).__name__)
+
