@@ -11,7 +11,7 @@ import torch
 
 from pgnas.data.dataset import Split
 from pgnas.data.decoding import EXTENSIONS, counted, decode_images, shown
-from pgnas.data.sources import RawData
+from pgnas.data.sources import RawData, require_two_classes
 from pgnas.errors import DataError
 
 _TRAIN = ("train", "training")
@@ -55,6 +55,7 @@ def read_folder(root: str, image_size: int | None) -> RawData:
         remedy = f"put images ({', '.join(EXTENSIONS)}) in one sub-folder a class"
         raise DataError(f"folder {shown(root)}", "must hold images in class folders", value="none", remedy=remedy)
     names = sorted({name for name, _ in train_files})
+    require_two_classes(f"folder {shown(root)}", [shown(name) for name in names])  # before minutes of decoding
     unknown = sorted({name for name, _ in test_files} - set(names))
     if unknown:
         listed = ", ".join(repr(shown(name)) for name in unknown[:5])

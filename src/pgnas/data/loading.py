@@ -11,7 +11,7 @@ from pgnas.data.arrays import read_npz
 from pgnas.data.augmentation import Augmentation
 from pgnas.data.dataset import DataSet, Preprocessing, Split, fingerprint_of
 from pgnas.data.folder import read_folder
-from pgnas.data.sources import RawData, Reader, registered_sources
+from pgnas.data.sources import RawData, Reader, registered_sources, require_two_classes
 from pgnas.data.splitting import TEST_SHARE, split_indices
 from pgnas.errors import DataError
 
@@ -81,10 +81,7 @@ def _augmentation(train: Split, flip: bool | None, augment: Literal["auto", "on"
 
 
 def _check_classes(spec: str, raw: RawData) -> None:
-    if len(raw.class_names) < 2:
-        found = f"only {raw.class_names[0]!r}" if raw.class_names else "none"
-        remedy = "point at the folder whose sub-folders are the classes"
-        raise DataError(f"data {spec!r}", "needs images of at least two classes", value=found, remedy=remedy)
+    require_two_classes(f"data {spec!r}", raw.class_names)
     if raw.test is not None and len(raw.test) == 0:
         raise DataError(f"data {spec!r}", "has an empty test split", remedy="add test images or remove the split")
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pgnas.data.dataset import Split
+from pgnas.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,3 +68,15 @@ def register(name: str, description: str) -> Callable[[Reader], Reader]:
 def registered_sources() -> tuple[Source, ...]:
     """All named data sets, by name."""
     return tuple(_SOURCES[name] for name in sorted(_SOURCES))
+
+
+def require_two_classes(subject: str, class_names: Sequence[str]) -> None:
+    """Check that there is something to tell apart.
+
+    Raises:
+        DataError: There are fewer than two classes.
+    """
+    if len(class_names) < 2:
+        found = f"only {class_names[0]!r}" if class_names else "none"
+        remedy = "point at data of two classes or more (a folder: the one whose sub-folders are the classes)"
+        raise DataError(subject, "needs images of at least two classes", value=found, remedy=remedy)
