@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pgnas.config import RunConfig
+from pgnas.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -18,3 +19,20 @@ def make_config(tmp_path: Path) -> Callable[..., RunConfig]:
         return RunConfig(**settings | changes)
 
     return make
+
+
+@pytest.fixture
+def folder(make_config: Callable[..., RunConfig]) -> Iterator[RunFolder]:
+    """A new run folder."""
+    with RunFolder.create_or_resume(make_config()) as folder:
+        yield folder
+
+
+@pytest.fixture
+def contents() -> Callable[[Path], dict[str, bytes]]:
+    """Every file below a folder, by its relative path."""
+
+    def read(folder: Path) -> dict[str, bytes]:
+        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    return read

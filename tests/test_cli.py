@@ -183,6 +183,13 @@ def test_help_does_not_wait_for_torch() -> None:
     assert "--max-macs" in done.stdout
 
 
+@pytest.mark.parametrize(("what", "name"), [("data", "digits"), ("priors", "gibbs")])
+def test_lists_name_what_there_is(what: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", what]) == 0
+    described = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert described[name]
+
+
 def test_the_module_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "pgnas", "run"], capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
 
-_REGISTRIES = {
-    "models": ("pgnas.supernets", "MODELS"),
-    "data": ("pgnas.data", "SOURCES"),
-    "priors": ("pgnas.bayes", "PRIORS"),
-}
+Entries = Iterable[tuple[str, str]]  # a name and, in one line, what it is
 
 
 def describe(what: str) -> list[str]:
-    """One line for each entry of the registry ``what``: its name and what it is."""
-    module, attribute = _REGISTRIES[what]
-    registry: Mapping[str, Any] = getattr(importlib.import_module(module), attribute)
-    width = max((len(name) for name in registry), default=0)
-    return [f"{name:<{width}}  {entry.description}".rstrip() for name, entry in registry.items()]
+    """One line for each entry of the registry ``what`` (``"models"``, ``"data"``, ``"priors"``)."""
+    entries = list(_REGISTRIES[what]())
+    width = max((len(name) for name, _ in entries), default=0)
+    return [f"{name:<{width}}  {text}".rstrip() for name, text in entries]
+
+
+def _models() -> Entries:
+    from pgnas.supernets import MODELS
+
+    return ((name, model.description) for name, model in MODELS.items())
+
+
+def _data() -> Entries:
+    from pgnas.data import registered_sources
+
+    return ((source.name, source.description) for source in registered_sources())
+
+
+def _priors() -> Entries:
+    from pgnas.bayes import PRIORS
+
+    return ((name, prior.summary) for name, prior in PRIORS.items())
+
+
+_REGISTRIES: dict[str, Callable[[], Entries]] = {"models": _models, "data": _data, "priors": _priors}

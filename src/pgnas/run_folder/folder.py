@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import logging
 from collections.abc import Mapping
@@ -13,14 +12,15 @@ from typing import Self
 
 from torch import Tensor
 
-from pgnas.config import RunConfig, field_names
-from pgnas.config_file import format_settings, make_config, parse_settings
-from pgnas.errors import ConfigError, RunFolderError
-from pgnas.run_folder import environment, storage, tensors
+from pgnas.config import RunConfig
+from pgnas.config_file import format_settings
+from pgnas.errors import RunFolderError
+from pgnas.run_folder import admission, environment, storage, tensors
+from pgnas.run_folder.admission import CONFIG_NAME
 from pgnas.run_folder.ledger import Ledger
 from pgnas.run_folder.lock import LOCK_NAME, Lock
 
-CONFIG_NAME, ENV_NAME, METRICS_NAME, STAGES_NAME = "config.toml", "env.json", "metrics.jsonl", "stages.json"
+ENV_NAME, METRICS_NAME, STAGES_NAME = "env.json", "metrics.jsonl", "stages.json"
 
 _logger = logging.getLogger(__name__)
 
@@ -53,14 +53,14 @@ class RunFolder:
             StorageError: The disk is full.
         """
         path = Path(config.out)
-        _make(path)
-        _refuse_foreign(path)
+        admission.make(path)
+        admission.refuse_foreign(path)
         lock = Lock(path)
         try:
             if not (path / CONFIG_NAME).exists():
-                _refuse_foreign(path)  # again, now that nobody else can be filling it
+                admission.refuse_foreign(path)  # again, now that nobody else can be filling it
                 storage.write_bytes(path / CONFIG_NAME, format_settings(config).encode())
-            _require_same(path, _read_config(path), config)
+            admission.require_same(path, admission.read_config(path), config)
             return cls._prepared(path, config, lock)
         except BaseException:
             lock.release()
@@ -83,10 +83,10 @@ class RunFolder:
                 str(path), "must be a run folder", value=f"no {CONFIG_NAME} there", remedy="begin one with pgnas run"
             )
         if not writer:
-            return cls(path, _read_config(path), None)
+            return cls(path, admission.read_config(path), None)
         lock = Lock(path)
         try:
-            return cls._prepared(path, _read_config(path), lock)
+            return cls._prepared(path, admission.read_config(path), lock)
         except BaseException:
             lock.release()
             raise
@@ -256,63 +256,3 @@ class RunFolder:
         changed = environment.differences(before, now)
         if changed:
             _logger.warning("%s was begun elsewhere and may go on differently (%s)", self.path, "; ".join(changed))
-
-
-def _make(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFolderError(
-            f"--out {path}", "must be a folder that can be made", value=error.strerror, remedy="choose another --out"
-        ) from error
-
-
-def _refuse_foreign(path: Path) -> None:
-    """Only an empty folder may become a run; our lock and a killed beginning do not count."""
-    if (path / CONFIG_NAME).exists():
-        return
-    try:
-        names = sorted(entry.name for entry in path.iterdir())
-    except OSError as error:
-        raise RunFolderError(
-            f"--out {path}", "must be readable", value=error.strerror, remedy="choose another --out"
-        ) from error
-    foreign = [name for name in names if name != LOCK_NAME and not name.startswith(storage.TEMPORARY_PREFIX)]
-    if foreign:
-        raise RunFolderError(
-            f"--out {path}",
-            "must be empty or hold a run",
-            value=f"a folder with {foreign[0]}" + (f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""),
-            remedy="choose another --out; nothing was touched",
-        )
-
-
-def _read_config(path: Path) -> RunConfig:
-    file = path / CONFIG_NAME
-    try:
-        settings = parse_settings(file.read_text(encoding="utf-8"), subject=str(file))
-        return make_config(settings, {"out": str(path)}, subject=str(file))
-    except (ConfigError, OSError, UnicodeDecodeError) as error:
-        raise RunFolderError(
-            str(path), "must hold the settings of a run", value=str(error), remedy="choose another --out"
-        ) from error
-
-
-def _require_same(path: Path, there: RunConfig, now: RunConfig) -> None:
-    before, after = dataclasses.asdict(there), dataclasses.asdict(now)
-    names = [name for name in field_names() if name != "out" and before[name] != after[name]]
-    if names:
-        shown = [f"{name}: {_shown(before[name])} there, {_shown(after[name])} now" for name in names[:3]]
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        raise RunFolderError(
-            f"--out {path}",
-            "holds a run with other settings",
-            value="; ".join(shown) + more,
-            remedy="choose another --out, or repeat the settings to resume",
-        )
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, tuple):
-        return ",".join(map(str, value)) or "none"
-    return "unset" if value is None else str(value)

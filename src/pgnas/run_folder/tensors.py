@@ -35,8 +35,12 @@ def save_checkpoint(folder: Path, name: str, state: Mapping[str, object], step: 
     plain = dict(state)
     _require_plain(plain, name)
     with atomic(folder / f"{name}-{step:08d}.pt") as path, path.open("wb") as file:
-        # Into a file of ours: given a path, torch hides a full disk behind a RuntimeError.
-        torch.save(plain, file)
+        try:
+            torch.save(plain, file)  # into a file of ours: given a path, torch does not tell why the disk refused
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # torch failed again while it closed the half-written archive
+                raise error.__context__ from None
+            raise
     for _, old in _checkpoints(folder, name)[KEPT_CHECKPOINTS:]:
         old.unlink(missing_ok=True)
 
