@@ -1,0 +1,242 @@
+"""Build the network that ``--model`` names, for the data at hand."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pgnas.errors import ModelError
+from pgnas.supernets.registry import MODELS, parse_parameters
+
+
+@dataclass(frozen=True)
+class BuiltModel:
+    """A network for one data set.
+
+    Attributes:
+        module: The network; its output on images (B, in_channels, H, W) is (B, num_classes).
+        in_channels: The image channels that it reads.
+        head: Name of the classifier layer that was replaced, if one was.
+        notes: What a user should know.
+    """
+
+    module: nn.Module
+    in_channels: int
+    head: str | None = None
+    notes: tuple[str, ...] = field(default=())
+
+
+def build_model(spec: str, *, in_channels: int, num_classes: int, image_size: tuple[int, int], seed: int) -> BuiltModel:
+    """Build the network that ``spec`` names; its classifier gets ``num_classes`` outputs.
+
+    Args:
+        spec: ``name:key=value,...`` of a registered family, ``torchvision:NAME``, ``timm:NAME`` or
+            ``package.module:factory``. A factory is given ``num_classes`` and ``in_channels`` if it takes them.
+        in_channels: Channels of the images.
+        num_classes: Classes of the data.
+        image_size: (height, width) of the images.
+        seed: Seed of the initial weights; the global random state is left as it was.
+
+    Raises:
+        ModelError: There is no such network, or it cannot be built or run on such images.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        module = _build(spec, in_channels, num_classes)
+        reads = _reads_channels(module, in_channels)
+        notes = [] if reads == in_channels else [f"the network reads {reads} channels: grey images are repeated"]
+        if reads != in_channels and in_channels != 1:
+            raise ModelError(
+                f"--model {spec}",
+                f"must read images of {in_channels} channels",
+                value=reads,
+                remedy="build it with that many input channels",
+            )
+        head = _fit_head(spec, module, torch.zeros(2, reads, *image_size), num_classes)
+    if head is not None:
+        notes.append(f"classifier '{head}' was replaced: {num_classes} classes")
+    return BuiltModel(module, reads, head, tuple(notes))
+
+
+def uniform_width(spec: str, measure: Callable[[nn.Module], bool], *, in_channels: int, num_classes: int) -> str | None:
+    """The same family at the largest uniform width for which ``measure`` (is it under the cap?) holds, as a spec.
+
+    None if the family has no width or no width fits.
+    """
+    name, _, text = spec.partition(":")
+    model = MODELS.get(name)
+    if model is None or model.width is None:
+        return None
+    parameters = {**model.parameters, **parse_parameters(model, text)}
+    fitting = None
+    for width in range(1, int(parameters[model.width]) + 1):
+        candidate = {**parameters, model.width: width}
+        if not measure(model.factory(in_channels=in_channels, num_classes=num_classes, **candidate)):
+            break
+        fitting = candidate
+    if fitting is None:
+        return None
+    return f"{name}:" + ",".join(f"{key}={value}" for key, value in fitting.items())
+
+
+def _build(spec: str, in_channels: int, num_classes: int) -> nn.Module:
+    name, _, rest = spec.partition(":")
+    if name in MODELS:
+        model = MODELS[name]
+        return model.factory(in_channels=in_channels, num_classes=num_classes, **parse_parameters(model, rest))
+    if name == "torchvision":
+        return _from_torchvision(rest, num_classes)
+    if name == "timm":
+        return _from_timm(rest, in_channels, num_classes)
+    if rest:
+        return _from_factory(spec, name, rest, in_channels, num_classes)
+    near = difflib.get_close_matches(name, MODELS, 1)
+    raise ModelError(
+        "--model",
+        "must be a registered name, torchvision:NAME, timm:NAME or package.module:factory",
+        value=repr(spec),
+        remedy=f"did you mean {near[0]}?" if near else "see pgnas list models",
+    )
+
+
+def _from_torchvision(name: str, num_classes: int) -> nn.Module:
+    from torchvision import models  # seconds to import
+
+    known = models.list_models(module=models)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 3)
+        raise ModelError(
+            "--model torchvision:",
+            "must be followed by a classification model of torchvision",
+            value=repr(name),
+            remedy=f"did you mean {', '.join(near)}?" if near else "see torchvision.models.list_models()",
+        )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The default weight initialization", category=FutureWarning)
+        built: nn.Module = models.get_model(name, weights=None, num_classes=num_classes)
+    return built
+
+
+def _from_timm(name: str, in_channels: int, num_classes: int) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise ModelError("--model timm:", "needs the package timm", remedy="pip install 'pgnas[timm]'") from error
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), 3)
+        raise ModelError(
+            "--model timm:",
+            "must be followed by a model of timm",
+            value=repr(name),
+            remedy=f"did you mean {', '.join(near)}?" if near else "see timm.list_models()",
+        )
+    built: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_channels)
+    return built
+
+
+def _from_factory(spec: str, module_name: str, attribute: str, in_channels: int, num_classes: int) -> nn.Module:
+    subject = f"--model {spec}"
+    here = str(Path.cwd())
+    added = here not in sys.path
+    if added:  # as python -m does, so that a user's own file is found
+        sys.path.insert(0, here)
+    try:
+        factory: Any = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            factory = getattr(factory, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ModelError(
+            subject,
+            "must name an importable package.module:factory",
+            value=str(error),
+            remedy="check the spelling, and that the module is in the working folder or installed; "
+            "pgnas list models shows the registered names",
+        ) from error
+    except Exception as error:
+        raise ModelError(
+            subject, "must be importable", value=f"{type(error).__name__}: {error}", remedy="import it in Python to see why"
+        ) from error
+    finally:
+        if added:
+            sys.path.remove(here)
+    offered = {"num_classes": num_classes, "in_channels": in_channels}
+    try:
+        takes = inspect.signature(factory).parameters
+        built = factory(**{key: value for key, value in offered.items() if key in takes})
+    except Exception as error:
+        raise ModelError(
+            subject,
+            "must be callable with num_classes and in_channels, or without arguments",
+            value=f"{type(error).__name__}: {error}",
+            remedy="give its other parameters defaults",
+        ) from error
+    if not isinstance(built, nn.Module):
+        raise ModelError(subject, "must return a torch.nn.Module", value=type(built).__name__, remedy="return the network")
+    return built
+
+
+def _reads_channels(module: nn.Module, default: int) -> int:
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            return layer.in_channels
+    return default
+
+
+def _fit_head(spec: str, module: nn.Module, example: Tensor, num_classes: int) -> str | None:
+    """Replace the classifier if it has another number of outputs; its name, or None if it fits."""
+    mode = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            output = module(example)
+    except Exception as error:
+        raise ModelError(
+            f"--model {spec}",
+            f"must run on images of shape {tuple(example.shape[1:])}",
+            value=str(error).splitlines()[0][:300] if str(error) else type(error).__name__,
+            remedy="choose another --image-size or build it for this number of channels",
+        ) from error
+    finally:
+        module.train(mode)
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ModelError(
+            f"--model {spec}", "must give one row of logits an image", value=found, remedy="add a classifier to it"
+        )
+    if output.shape[1] == num_classes:
+        return None
+    layers = [(n, m) for n, m in module.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    fitting = [(n, m) for n, m in layers if _outputs(m) == output.shape[1]]
+    if not fitting:
+        raise ModelError(
+            f"--model {spec}",
+            f"must have {num_classes} outputs",
+            value=output.shape[1],
+            remedy="give its factory a parameter num_classes",
+        )
+    name, layer = fitting[-1]
+    owner, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(owner), leaf, _with_outputs(layer, num_classes))
+    return name
+
+
+def _outputs(layer: nn.Module) -> int:
+    return layer.out_features if isinstance(layer, nn.Linear) else int(getattr(layer, "out_channels", 0))
+
+
+def _with_outputs(layer: nn.Linear | nn.Conv2d, outputs: int) -> nn.Module:
+    bias = layer.bias is not None
+    if isinstance(layer, nn.Linear):
+        return nn.Linear(layer.in_features, outputs, bias)
+    kernel, stride = layer.kernel_size, layer.stride
+    return nn.Conv2d(layer.in_channels, outputs, kernel, stride, layer.padding, bias=bias)  # type: ignore[arg-type]

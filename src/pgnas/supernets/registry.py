@@ -1,0 +1,80 @@
+"""The registered networks: names, descriptions, parameters."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from pgnas.errors import ModelError
+
+Factory = Callable[..., nn.Module]
+MODELS: dict[str, RegisteredModel] = {}
+
+
+@dataclass(frozen=True)
+class RegisteredModel:
+    """A family of networks that ``--model name:key=value,...`` builds.
+
+    Attributes:
+        name: The name after ``--model``.
+        description: One line for ``pgnas list models``.
+        factory: Called with ``in_channels``, ``num_classes`` and the family's own keyword parameters.
+        width: The parameter that scales all channels, if the family has one (the ``uniform`` baseline needs it).
+    """
+
+    name: str
+    description: str
+    factory: Factory
+    width: str | None = None
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The family's own parameters and their defaults."""
+        signature = inspect.signature(self.factory)
+        return {
+            name: p.default for name, p in signature.parameters.items() if name not in ("in_channels", "num_classes")
+        }
+
+
+def register(name: str, description: str, *, width: str | None = None) -> Callable[[Factory], Factory]:
+    """Register a factory of networks under ``name``."""
+
+    def add(factory: Factory) -> Factory:
+        MODELS[name] = RegisteredModel(name, description, factory, width)
+        return factory
+
+    return add
+
+
+def parse_parameters(model: RegisteredModel, text: str) -> dict[str, Any]:
+    """Read ``"width=32,blocks=1"`` with the types of the family's defaults.
+
+    Raises:
+        ModelError: A parameter is unknown, or its value is of another type.
+    """
+    defaults = model.parameters
+    found: dict[str, Any] = {}
+    for part in text.split(",") if text else []:
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if key not in defaults or not equals:
+            raise ModelError(
+                f"--model {model.name}",
+                f"takes the parameters {', '.join(defaults)}",
+                value=repr(part),
+                remedy=f"write for example {model.name}:" + ",".join(f"{k}={v}" for k, v in list(defaults.items())[:2]),
+            )
+        kind = type(defaults[key])
+        try:
+            found[key] = kind(value)
+        except ValueError as error:
+            raise ModelError(
+                f"--model {model.name} parameter {key}",
+                f"must be of type {kind.__name__}",
+                value=repr(value),
+                remedy=f"its default is {defaults[key]}",
+            ) from error
+    return found
