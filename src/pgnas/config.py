@@ -223,7 +223,9 @@ def _check_choices(config: RunConfig) -> None:
             )
     unknown = [name for name in config.baseline if name not in ("full", "uniform")]
     if unknown:
-        raise ConfigError("--baseline", "must be of full, uniform", value=repr(unknown[0]), remedy="choose one of these")
+        raise ConfigError(
+            "--baseline", "must be of full, uniform", value=repr(unknown[0]), remedy="choose one of these"
+        )
 
 
 def field_names() -> tuple[str, ...]:
