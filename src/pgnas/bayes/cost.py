@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pgnas.bayes._unions import Terms, Unions, compile_unions, join, tensors_to
+from pgnas.bayes._unions import Terms, Unions, compile_unions, join, tensors_to, unique_pairs
 from pgnas.errors import InputError
 
 
@@ -133,24 +133,39 @@ class _Plan:
 
 
 def _compile(cost: BilinearCost) -> _Plan:
-    entries = torch.unique(torch.stack([cost.entry_slot, cost.entry_unit]), dim=1)
-    slots = Terms(torch.arange(cost.slot_layer.numel(), device=entries.device), entries[0], entries[1])
-    readers = torch.unique(torch.stack([cost.reader_output, cost.reader_slot]), dim=1)
-    term, entry = join(readers[1], slots.entry_term)
-    reads = Terms(readers[0], term, slots.entry_unit[entry])
+    entry_slot, entry_unit, _, _ = unique_pairs(cost.entry_slot, cost.entry_unit)
+    slots = Terms(torch.arange(cost.slot_layer.numel(), device=entry_slot.device), entry_slot, entry_unit)
+    # A stream is read by many layers through the same units: one reader of each kind is enough.
+    reader_output, reader_slot, _, _ = unique_pairs(cost.reader_output, _first_alike(slots)[cost.reader_slot])
+    term, entry = join(reader_slot, slots.entry_term)
+    reads = Terms(reader_output, term, slots.entry_unit[entry])
     reads = reads.keep(~cost.output_always[reads.row])
     outputs = compile_unions(reads, cost.output_always)
 
     is_input = cost.slot_layer >= 0
     inputs = slots.keep(is_input)
     input_layer = cost.slot_layer[is_input]
-    inputs = Terms(torch.arange(input_layer.numel(), device=entries.device), inputs.entry_term, inputs.entry_unit)
+    inputs = Terms(torch.arange(input_layer.numel(), device=entry_slot.device), inputs.entry_term, inputs.entry_unit)
     inputs = inputs.without(_implied(cost, outputs, inputs, input_layer))
 
     pair_input, pair_output = _pairs(cost, inputs, input_layer, reads)
     given = _given(cost.units, inputs, reads, pair_input, pair_output)
-    none = torch.zeros(input_layer.numel(), dtype=torch.bool, device=entries.device)
+    none = torch.zeros(input_layer.numel(), dtype=torch.bool, device=entry_slot.device)
     return _Plan(compile_unions(inputs, none), input_layer, outputs, given, pair_input, pair_output)
+
+
+def _first_alike(slots: Terms) -> Tensor:
+    """The first slot with the same units, for each slot (S,)."""
+    size, entry = slots.sizes(), torch.arange(slots.entry_unit.numel(), device=slots.row.device)
+    place = entry - (torch.cumsum(size, 0) - size)[slots.entry_term]
+    kind = torch.zeros_like(size)
+    for k in range(int(place.max()) + 1 if place.numel() else 0):  # one turn per unit of the largest slot
+        here = place == k
+        unit = torch.zeros_like(size).index_put((slots.entry_term[here],), slots.entry_unit[here] + 1)
+        *_, kind, _ = unique_pairs(kind, unit)
+    order = torch.argsort(kind, stable=True)
+    count = torch.bincount(kind)
+    return order[(torch.cumsum(count, 0) - count)[kind]]
 
 
 def _implied(cost: BilinearCost, outputs: Unions, inputs: Terms, input_layer: Tensor) -> Tensor:
@@ -172,8 +187,8 @@ def _pairs(cost: BilinearCost, inputs: Terms, input_layer: Tensor, reads: Terms)
     of_input = input_layer[inputs.entry_term] * cost.units + inputs.entry_unit
     entry_output = reads.row[reads.entry_term]
     i, j = join(of_input, cost.output_layer[entry_output] * cost.units + reads.entry_unit)
-    pairs = torch.unique(torch.stack([inputs.entry_term[i], entry_output[j]]), dim=1)
-    return pairs[0], pairs[1]
+    pair_input, pair_output, _, _ = unique_pairs(inputs.entry_term[i], entry_output[j])
+    return pair_input, pair_output
 
 
 def _given(units: int, inputs: Terms, reads: Terms, pair_input: Tensor, pair_output: Tensor) -> Unions:
