@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from pgnas.errors import ArchitectureError
@@ -38,7 +39,14 @@ class Architecture:
             )
         for name, kept in self.kept.items():
             size = self.sizes[name]
-            ascending = all(a < b for a, b in zip(kept, kept[1:], strict=False))
+            if size < 1:
+                raise ArchitectureError(
+                    f"architecture gate '{name}'",
+                    "must have at least one unit",
+                    value=size,
+                    remedy="check the file that it came from",
+                )
+            ascending = all(a < b for a, b in pairwise(kept))
             if not ascending or (kept and not (kept[0] >= 0 and kept[-1] < size)):
                 raise ArchitectureError(
                     f"architecture gate '{name}'",
@@ -151,8 +159,8 @@ def parse_ranges(text: str, size: int) -> tuple[int, ...]:
     """
     indices: list[int] = []
     for part in text.split(",") if text else []:
-        low, _, high = part.partition("-")
-        first, last = int(low), int(high or low)
+        low, dash, high = part.partition("-")
+        first, last = int(low), int(high if dash else low)
         if not 0 <= first <= last < size or (indices and first <= indices[-1]):
             raise ValueError(f"range {part!r} is not ascending below {size}")
         indices.extend(range(first, last + 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -46,17 +47,40 @@ def supernet(
     Raises:
         ModelError: The model cannot be traced, or nothing in it can be gated.
     """
-    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-    if not inputs or not all(isinstance(x, Tensor) and x.ndim >= 1 for x in inputs):
-        raise ModelError("example_inputs", "must be a tensor or a tuple of tensors, batch first", remedy="pass one batch")
-    if granularity not in ("channel", "group", "product"):
-        raise ModelError("granularity", "must be channel, group or product", value=repr(granularity), remedy="choose one")
-    if isinstance(model, Supernet):
-        raise ModelError("model", "must be an ordinary network", value="a Supernet", remedy="pass the network itself")
-    own = copy.deepcopy(model)
+    inputs = _as_inputs(example_inputs)
+    if granularity not in get_args(Granularity):
+        remedy = "choose one"
+        raise ModelError("granularity", "must be channel, group or product", value=repr(granularity), remedy=remedy)
+    own = _copy(model)
     device = next((p.device for p in own.parameters()), torch.device("cpu"))
-    traced = trace(own, tuple(x.detach()[:2].to(device) for x in inputs))
-    graph = ChannelGraph(traced)
-    space = find_sites(graph, exclude=exclude, tie=tie, gate_inputs=gate_inputs)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the model may draw while it is traced
+        graph = ChannelGraph(trace(own, tuple(x.detach()[:2].to(device) for x in inputs)))
+    patterns = [exclude] if isinstance(exclude, str) else exclude
+    space = find_sites(graph, exclude=patterns, tie=tie, gate_inputs=gate_inputs)
     made = Supernet(graph, space, granularity=granularity, initial_drop=initial_drop, temperature=temperature)
     return made.to(device).train()
+
+
+def _as_inputs(example: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    inputs = (example,) if isinstance(example, Tensor) else tuple(example)
+    if not inputs or not all(isinstance(x, Tensor) and x.ndim >= 1 and len(x) for x in inputs):
+        raise ModelError(
+            "example_inputs", "must be a tensor or a tuple of tensors, batch first", remedy="pass one batch"
+        )
+    sizes = [len(x) for x in inputs]
+    if len(set(sizes)) > 1:
+        raise ModelError(
+            "example_inputs", "must have the batch as first axis of each", value=sizes, remedy="pass one batch"
+        )
+    return inputs
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    if isinstance(model, Supernet):
+        raise ModelError("model", "must be an ordinary network", value="a Supernet", remedy="pass the network itself")
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise ModelError(
+            f"model {type(model).__name__}", "must be copyable by copy.deepcopy", value=error, remedy="make it so"
+        ) from error

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pgnas.nn.channels.rules_layers import Conv, ConvTranspose
+from pgnas.nn.macs import Conv, ConvTranspose
 
 
 @dataclass(frozen=True)
@@ -87,15 +87,16 @@ def _prelu(layer: nn.PReLU, kept_in: Tensor, kept_out: Tensor) -> Cut:
 def cut_layer(layer: nn.Module, cut: Cut) -> nn.Module:
     """A new layer of the same type with the remaining slices; ``layer`` is not changed and shares nothing with it."""
     small = copy.copy(layer)
+    for name, value in vars(layer).items():
+        if isinstance(value, dict):  # hooks and the like
+            small.__dict__[name] = copy.copy(value)
     for attribute, value in cut.attributes.items():
         object.__setattr__(small, attribute, value)
     small.__dict__["_parameters"] = {
         name: None if p is None else nn.Parameter(cut.take(name, p), requires_grad=p.requires_grad)
         for name, p in layer._parameters.items()
     }
-    small.__dict__["_buffers"] = {
-        name: None if b is None else cut.take(name, b) for name, b in layer._buffers.items()
-    }
+    small.__dict__["_buffers"] = {name: None if b is None else cut.take(name, b) for name, b in layer._buffers.items()}
     if any(True for _ in layer.children()):
         small.__dict__["_modules"] = copy.deepcopy(layer._modules)
     return small

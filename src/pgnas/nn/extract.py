@@ -43,8 +43,8 @@ def extract_small(supernet: Supernet, architecture: Architecture) -> SmallNetwor
 
 
 def _values_of(supernet: Supernet, architecture: Architecture, names: set[str]) -> dict[str, Tensor]:
-    """Values of nodes in the supernet with the architecture fixed, on the first example input, in eval mode."""
-    mode = supernet.training
+    """Constants (1, ...) of the supernet with the architecture fixed, in eval mode; all examples have the same."""
+    modes = {module: module.training for module in supernet.modules()}
     supernet.eval()
     found: dict[str, Tensor] = {}
 
@@ -55,22 +55,22 @@ def _values_of(supernet: Supernet, architecture: Architecture, names: set[str]) 
                 found[n.name] = value[:1].clone()
             return value
 
-    device = next(supernet.body.parameters()).device
-    dtype = next(supernet.body.parameters()).dtype
-    inputs = [x[:1].to(device, dtype if x.is_floating_point() else x.dtype) for x in supernet.graph.trace.inputs]
+    device, dtype = next((p.device, p.dtype) for p in supernet.body.parameters())
+    inputs = [x.to(device, dtype if x.is_floating_point() else x.dtype) for x in supernet.graph.trace.inputs]
     try:
         mask = supernet.gates.mask(architecture).to(dtype)[None]
         masks = site_masks(supernet.space.sites, supernet.gates.split(mask))
         Recorder(supernet.body).run(*inputs, list(masks.values()))
     finally:
-        supernet.train(mode)
+        for module, mode in modes.items():
+            module.training = mode
     return found
 
 
 def _contribution(
     graph: ChannelGraph, supernet: Supernet, name: str, folded: Tensor, values: dict[str, Tensor]
 ) -> Tensor:
-    """What the constant channels that a layer reads add to its output (1, ...): the layer on them alone, without bias."""
+    """What the constant channels that a layer reads add to its output (1, ...): that of them alone, without bias."""
     op = graph.ops[name]
     layer = supernet.body.get_submodule(str(graph.nodes[name].target))
     value = values[op.inputs[0]]
@@ -81,5 +81,3 @@ def _contribution(
     only = value * folded.to(value.device, value.dtype).reshape(shape)
     output: Tensor = layer(only) - layer(torch.zeros_like(only))
     return output
-
-

@@ -6,6 +6,7 @@ same memory would silently compute something else. After this pass no operation 
 
 from __future__ import annotations
 
+import inspect
 import operator
 from typing import Any
 
@@ -43,8 +44,20 @@ def _is_in_place(module: fx.GraphModule, node: fx.Node) -> bool:
     if node.op == "call_function":
         name = getattr(node.target, "__name__", "")
         named = name.endswith("_") and not name.endswith("__") and hasattr(torch.Tensor, name)
-        return node.target in _OPERATORS or bool(node.kwargs.get("inplace", False)) or named
+        return node.target in _OPERATORS or _in_place_argument(node) is not None or named
     return False
+
+
+def _in_place_argument(node: fx.Node) -> int | str | None:
+    """Where a call says ``inplace=True``: the position or the keyword."""
+    if node.kwargs.get("inplace", False):
+        return "inplace"
+    try:
+        names = list(inspect.signature(node.target).parameters)  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # a builtin without a signature
+        return None
+    position = names.index("inplace") if "inplace" in names else len(node.args)
+    return position if position < len(node.args) and node.args[position] else None
 
 
 def _make_ordinary(module: fx.GraphModule, node: fx.Node) -> None:
@@ -55,8 +68,11 @@ def _make_ordinary(module: fx.GraphModule, node: fx.Node) -> None:
         node.target = str(node.target).removesuffix("_")
     elif node.target in _OPERATORS:
         node.target = _OPERATORS[node.target]
-    elif node.kwargs.get("inplace", False):
-        node.kwargs = {**node.kwargs, "inplace": False}
+    elif (place := _in_place_argument(node)) is not None:
+        if isinstance(place, int):
+            node.args = (*node.args[:place], False, *node.args[place + 1 :])
+        else:
+            node.kwargs = {**node.kwargs, place: False}
     else:
         name = getattr(node.target, "__name__", "").removesuffix("_")
         node.target = getattr(torch, name, None) or getattr(torch.nn.functional, name)

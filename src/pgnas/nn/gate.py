@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal, cast
 
 import torch
@@ -74,6 +75,11 @@ class Gates(nn.Module):
         """U, the number of binary variables."""
         return len(self.group_of_unit)
 
+    def first_units(self) -> dict[str, int]:
+        """Each gate's first unit among all U."""
+        starts = accumulate(self.sizes.values(), initial=0)
+        return dict(zip(self.sizes, starts, strict=False))
+
     def logits(self) -> Tensor:
         """Logit of every unit's keep probability, shape (U,)."""
         if self.group_logits is None:
@@ -83,7 +89,7 @@ class Gates(nn.Module):
 
     def split(self, values: Tensor) -> dict[str, Tensor]:
         """Split (..., U) into each gate's (..., units)."""
-        parts = values.split([spec.units for spec in self.specs], dim=-1)
+        parts = torch.split(values, [spec.units for spec in self.specs], dim=-1)
         return {spec.name: part for spec, part in zip(self.specs, parts, strict=True)}
 
     def architecture(self, kept: Tensor) -> Architecture:
@@ -99,10 +105,8 @@ class Gates(nn.Module):
         """
         architecture.require_space(self.sizes)
         mask = torch.zeros(self.units, dtype=torch.bool)
-        start = 0
-        for spec in self.specs:
-            mask[[start + unit for unit in architecture.kept[spec.name]]] = True
-            start += spec.units
+        kept = [start + unit for name, start in self.first_units().items() for unit in architecture.kept[name]]
+        mask[torch.tensor(kept, dtype=torch.long)] = True
         return mask.to(self.group_of_unit.device)
 
     @torch.no_grad()
@@ -120,7 +124,12 @@ class Gates(nn.Module):
 
 
 def apply_gate(x: Tensor, mask: Tensor, axis: int) -> Tensor:
-    """Multiply the channels of x by a mask: x (B, ..., C at ``axis``, ...), mask (B or 1, C)."""
+    """Multiply the channels of x by a mask: x (B, ..., C at ``axis``, ...), mask (B or 1, C).
+
+    The first axis of x may also be a multiple of B (frames of a video): each example's rows see the same mask.
+    """
+    if mask.shape[0] not in (1, x.shape[0]):
+        mask = mask.repeat_interleave(x.shape[0] // mask.shape[0], 0)
     shape = [1] * x.ndim
     shape[0], shape[axis] = mask.shape[0], mask.shape[1]
     return x * mask.reshape(shape).to(x.dtype)

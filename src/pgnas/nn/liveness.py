@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pgnas.nn.channels import ChannelGraph, Dense
+from pgnas.nn.channels import ChannelGraph, Dense, ReadShape
 from pgnas.nn.sites import Site
 
 
@@ -42,9 +42,7 @@ def site_masks(sites: Sequence[Site], gates: dict[str, Tensor]) -> dict[str, Ten
     """Each gated node's channel mask (..., channels) from its gates' values (..., units)."""
     masks: dict[str, Tensor] = {}
     for site in sites:
-        mask = gates[site.gates[0]]
-        for other in site.gates[1:]:
-            mask = mask * gates[other]
+        mask = gates[site.gate]
         identity = len(site.unit_of_channel) == mask.shape[-1]
         masks[site.node] = mask if identity else mask[..., site.unit_of_channel.to(mask.device)]
     return masks
@@ -60,10 +58,13 @@ def make_plan(graph: ChannelGraph, open_channels: dict[str, Tensor]) -> Plan:
     live = _live(graph, open_channels)
     need = {name: torch.zeros(op.value.channels, dtype=torch.bool) for name, op in graph.ops.items()}
     plan = Plan({}, {}, {}, {})
+    measured: set[str] = set()  # a value whose sizes are read must have a channel left
     for name in reversed(graph.ops):
         op = graph.ops[name]
-        wanted = torch.ones(1, dtype=torch.bool) if graph.nodes[name].op == "output" else need[name]
         is_output = graph.nodes[name].op == "output"
+        wanted = torch.ones(1, dtype=torch.bool) if is_output else need[name]
+        if name in measured and not wanted.any():
+            wanted[0] = True
         computed = wanted if is_output else op.widen(wanted & live[name])
         plan.computed[name] = computed
         plan.constant[name] = wanted & ~computed
@@ -77,6 +78,11 @@ def make_plan(graph: ChannelGraph, open_channels: dict[str, Tensor]) -> Plan:
         plan.reads[name] = reads
         for source, read in zip(op.inputs, reads, strict=False):
             need[source] |= read
+        if computed.any():
+            for source in graph.statics[name]:
+                need[source][:] = True
+            if isinstance(op, ReadShape):
+                measured.update(op.inputs)
     return plan
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -63,6 +64,7 @@ class Builder:
         self._cuts: dict[str, Cut] = {}
         self._values: dict[str, fx.Node] = {}
         self._picked: dict[tuple[str, bytes], fx.Node] = {}
+        self._memo: dict[int, Any] = {}  # one for all copies, so that tied weights stay tied
         self._input: fx.Node | None = None
 
     def build(self) -> SmallNetwork:
@@ -85,17 +87,14 @@ class Builder:
     def copy(self, op: ChannelOp, reads: list[Tensor]) -> fx.Node:
         """The node's own operation on the channels it reads of each input."""
         node = self._graph.nodes[op.name]
-        inputs = {
-            source: self.fetch(source, read) for source, read in zip(op.inputs, reads, strict=True) if read.any()
-        }
+        inputs = {source: self.fetch(source, read) for source, read in zip(op.inputs, reads, strict=True) if read.any()}
 
         def value(old: fx.Node) -> fx.Node:
             return inputs[old.name] if old.name in inputs else self._values[old.name]
 
         if node.op == "call_module" and str(node.target) not in self._attributes:
-            self._attributes[str(node.target)] = cut_layer(self._root.get_submodule(str(node.target)), Cut())
-        if node.op == "get_attr":
-            self._attributes.setdefault(str(node.target), _attribute(self._root, str(node.target)))
+            layer = self._root.get_submodule(str(node.target))
+            self._attributes[str(node.target)] = copy.deepcopy(layer, self._memo)
         return self._new.create_node(
             node.op, node.target, map_arg(node.args, value), map_arg(node.kwargs, value), name=node.name
         )
@@ -114,9 +113,12 @@ class Builder:
         """A constant of the model, cut along its channel axis."""
         target = str(self._graph.nodes[op.name].target)
         owner, _, leaf = target.rpartition(".")
-        old = _attribute(self._root, target)
+        old = getattr(self._root.get_submodule(owner), leaf)
+        if op.value.axis is None:
+            self._attributes[target] = copy.deepcopy(old, self._memo)
+            return self._new.get_attr(target)
         before = self._cuts.get(owner, Cut())
-        slices = {} if op.value.axis is None else {op.value.axis: kept.nonzero()[:, 0]}
+        slices = {op.value.axis: kept.nonzero()[:, 0]}
         self._cuts[owner] = Cut({**before.slices, leaf: slices}, before.attributes)
         new = self._cuts[owner].take(leaf, old)
         self._attributes[target] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
@@ -162,14 +164,14 @@ class Builder:
         constant = self._plan.constant[op.name]
         if not constant.any():
             return live
-        assert self._input is not None
-        buffer = self._buffer(f"constant_{op.name}", self._constant(op.name, constant))
-        batch = self._new.call_method("size", (self._input, 0))
-        shape = self._graph.shape(op.name)
+        axis, shape = op.value.axis, self._graph.shape(op.name)
+        assert axis is not None
         assert shape is not None
-        fixed = self._new.call_method("expand", (buffer, batch, *[-1] * (len(shape) - 1)))
-        axis = op.value.axis
-        if live is None or axis is None:
+        value = _shrink(self._constant(op.name, constant), axis)
+        sizes = [-1 if i == axis else size for i, size in enumerate(shape)]
+        buffer = self._buffer(f"constant_{op.name}", value)
+        fixed = self._new.call_method("expand", (buffer, self._rows(op.name, shape[0]), *sizes[1:]))
+        if live is None:
             return fixed
         joined = self.call(torch.cat, [live, fixed], axis)
         computed = self._plan.computed[op.name]
@@ -178,7 +180,17 @@ class Builder:
 
     def _constant(self, name: str, channels: Tensor) -> Tensor:
         value, axis = self._constants[name], self._graph.ops[name].value.axis
-        return value if axis is None else value.index_select(axis, channels.nonzero()[:, 0].to(value.device))
+        assert axis is not None
+        return value.index_select(axis, channels.nonzero()[:, 0].to(value.device))
+
+    def _rows(self, name: str, rows: int) -> fx.Node | int:
+        """The size of a value's first axis, ``rows`` on the example: a multiple of the batch, if it was one."""
+        assert self._input is not None
+        example = len(self._graph.trace.inputs[0])
+        if not self._graph.is_batched(name) or rows % example:
+            return rows
+        batch = self._new.call_method("size", (self._input, 0))
+        return batch if rows == example else self.call(operator.mul, batch, rows // example)
 
     def _select(self, value: fx.Node, axis: int, index: Tensor, name: str) -> fx.Node:
         device = next((p.device for p in self._root.parameters()), torch.device("cpu"))
@@ -198,8 +210,3 @@ def _shrink(value: Tensor, axis: int) -> Tensor:
     shape = [1] * value.ndim
     shape[axis] = channels
     return flat[:, 0].reshape(shape)
-
-
-def _attribute(root: nn.Module, target: str) -> Any:
-    owner, _, leaf = target.rpartition(".")
-    return getattr(root.get_submodule(owner), leaf)

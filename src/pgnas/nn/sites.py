@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatch
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
 
 from pgnas.errors import ModelError
 from pgnas.nn.channels import Barrier, ChannelGraph, Dense, Follow
-from pgnas.nn.channels.rules_layers import Conv, ConvTranspose
 from pgnas.nn.gate import GateSpec, Group
+from pgnas.nn.macs import Conv, ConvTranspose
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Site:
         node: Its node in the traced graph.
         source: The node whose value is gated.
         axis: The channel axis of that value.
-        gates: Names of the gates that must all be open for a channel to be read; usually one.
+        gate: The name of the gate that must be open for a channel to be read.
         unit_of_channel: The gate's unit of every channel, shape (channels,), long.
     """
 
@@ -32,7 +32,7 @@ class Site:
     node: str
     source: str
     axis: int
-    gates: tuple[str, ...]
+    gate: str
     unit_of_channel: Tensor
 
 
@@ -87,13 +87,14 @@ def find_sites(
             specs[name] = spec
         elif reason:
             ungated.append(Ungated(name, reason))
+    ungated += [Ungated(name, reason) for name, reason in graph.trace.uncalled.items()]
     _require_known(exclude, [*(s.layer for s in sites), *(u.layer for u in ungated)])
     sites = _tie(sites, specs, tie)
     if not sites:
         raise ModelError(
             "model", "must have a layer that can be gated", value="none", remedy="see the reasons of pgnas list"
         )
-    used = {name for site in sites for name in site.gates}
+    used = {site.gate for site in sites}
     return SearchSpace(tuple(sites), tuple(spec for name, spec in specs.items() if name in used), tuple(ungated))
 
 
@@ -107,13 +108,15 @@ def _reason(graph: ChannelGraph, node: str, name: str, exclude: Sequence[str], g
         if isinstance(op, Follow) and isinstance(layer, Conv | ConvTranspose):
             return "depthwise: it follows the gates around it"
         return ""
-    if any(fnmatch(name, pattern) for pattern in exclude):
+    if any(fnmatchcase(name, pattern) for pattern in exclude):
         return "excluded"
     if op.groups > 1 and op.per_group == 1:
         return "depthwise: it follows the gates around it"
     origins = graph.sources(op.inputs[0])
     if not gate_inputs and all(graph.nodes[s.origin].op == "placeholder" for s in origins):
         return "it reads the network's input"
+    if not graph.is_batched(op.inputs[0]):
+        return "the first axis of its input is not the batch"
     return None
 
 
@@ -125,17 +128,17 @@ def _site(graph: ChannelGraph, op: Dense, name: str) -> tuple[Site, GateSpec]:
     axis = value.axis
     assert axis is not None
     if op.groups > 1:
-        groups = (Group(op.inputs[0], 0, units),)
+        groups = [Group(op.inputs[0], 0, units)]
     else:
         runs = graph.sources(op.inputs[0])
-        groups = tuple(Group(r.origin, r.start // per_unit, (r.start + r.channels) // per_unit) for r in runs)
+        groups = [Group(r.origin, r.start // per_unit, (r.start + r.channels) // per_unit) for r in runs]
     unit_of_channel = torch.arange(units).repeat_interleave(per_unit)
-    return Site(name, op.name, op.inputs[0], axis, (name,), unit_of_channel), GateSpec(name, units, groups)
+    return Site(name, op.name, op.inputs[0], axis, name, unit_of_channel), GateSpec(name, units, tuple(groups))
 
 
 def _tie(sites: list[Site], specs: dict[str, GateSpec], tie: Sequence[Sequence[str]]) -> list[Site]:
     """Let the layers of each tie share the gate of the first."""
-    owner: dict[str, str] = {}
+    owner = {name: name for name in specs}
     for layers in tie:
         for layer in layers:
             if layer not in specs:
@@ -147,15 +150,14 @@ def _tie(sites: list[Site], specs: dict[str, GateSpec], tie: Sequence[Sequence[s
                     value=f"{specs[layers[0]].units} and {specs[layer].units}",
                     remedy="tie only layers that read values of one width",
                 )
-            owner[layer] = owner.get(layers[0], layers[0])
-    return [
-        Site(s.layer, s.node, s.source, s.axis, (owner.get(s.layer, s.layer),), s.unit_of_channel) for s in sites
-    ]
+            old = owner[layer]  # and whatever it was tied to before
+            owner = {name: owner[layers[0]] if gate == old else gate for name, gate in owner.items()}
+    return [replace(site, gate=owner[site.layer]) for site in sites]
 
 
 def _require_known(patterns: Sequence[str], layers: list[str]) -> None:
     for pattern in patterns:
-        if not any(fnmatch(layer, pattern) for layer in layers):
+        if not any(fnmatchcase(layer, pattern) for layer in layers):
             raise ModelError(
                 f"exclude '{pattern}'", "must match a convolution or linear layer", remedy="check the layer's name"
             )

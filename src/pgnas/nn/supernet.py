@@ -15,10 +15,11 @@ from pgnas import bayes
 from pgnas.architecture import Architecture
 from pgnas.bayes import BilinearCost
 from pgnas.nn.channels import ChannelGraph
-from pgnas.nn.channels.rules_layers import ConvTranspose
-from pgnas.nn.cost import CostName, Counts, count_plan, expected_cost
+from pgnas.nn.cost import CostName, Counts, count_plan
+from pgnas.nn.expected_cost import expected_cost
 from pgnas.nn.gate import Gates, Granularity, apply_gate
 from pgnas.nn.liveness import Plan, make_plan, site_masks
+from pgnas.nn.macs import ConvTranspose
 from pgnas.nn.sites import SearchSpace, Ungated
 
 
@@ -54,7 +55,13 @@ class Supernet(nn.Module):
     """
 
     def __init__(
-        self, graph: ChannelGraph, space: SearchSpace, *, granularity: Granularity, initial_drop: float, temperature: float
+        self,
+        graph: ChannelGraph,
+        space: SearchSpace,
+        *,
+        granularity: Granularity,
+        initial_drop: float,
+        temperature: float,
     ) -> None:
         super().__init__()
         self.graph = graph
@@ -63,7 +70,7 @@ class Supernet(nn.Module):
         self.body = _insert_gates(graph, space)
         self.gates = Gates(space.gates, granularity=granularity, initial_drop=initial_drop)
         self._fixed: Tensor | None = None
-        self._costs: dict[str, tuple[BilinearCost, float]] = {}
+        self._costs: dict[tuple[CostName, torch.device], tuple[BilinearCost, float]] = {}
 
     def forward(self, *inputs: Tensor, noise: Tensor | None = None) -> Any:
         """The network's output; see the class for what the gates are.
@@ -129,37 +136,37 @@ class Supernet(nn.Module):
     def expected_cost(self, kind: CostName) -> Tensor:
         """E_q[cost] under the posterior as a share of the full network's, a scalar with gradient.
 
-        Exact for the declared surrogate of :func:`pgnas.nn.cost.expected_cost`.
+        Of the declared surrogate of :func:`pgnas.nn.expected_cost.expected_cost`.
         """
         logits = self.gates.logits()
-        if kind not in self._costs:
+        key = (kind, logits.device)
+        if key not in self._costs:
             cost = expected_cost(self.graph, self.space.sites, self.gates.sizes, kind)
-            self._costs[kind] = (cost.to(logits.device), cost.full)
-        cost, full = self._costs[kind]
+            self._costs[key] = (cost.to(logits.device), cost.full)
+        cost, full = self._costs[key]
         return cost.expected(logits) / full
 
     def weight_sq(self) -> Tensor:
-        """Squared norm of the weights read through each unit, shape (U,), with gradient (the paper's prior needs it)."""
-        gates = {name: [torch.zeros(size)] for name, size in self.gates.sizes.items()}
+        """Squared norm of the weights read through each unit, shape (U,), with gradient; the paper's prior needs it."""
+        logits = self.gates.logits()
+        total = logits.new_zeros(logits.shape)
+        first = self.gates.first_units()
         for site in self.space.sites:
             layer = self.body.get_submodule(site.layer)
             weight = cast(Tensor, layer.weight)
-            by_channel = weight.transpose(0, 1) if isinstance(layer, ConvTranspose) else weight
             groups = getattr(layer, "groups", 1)
             if groups > 1:
-                norms = weight.reshape(groups, -1).pow(2).sum(1)
+                norms, unit = weight.reshape(groups, -1).pow(2).sum(1), torch.arange(groups)
             else:
-                by_channel = by_channel.transpose(0, 1).flatten(1).pow(2).sum(1)
-                unit = site.unit_of_channel.to(weight.device)
-                norms = by_channel.new_zeros(self.gates.sizes[site.gates[0]]).index_add(0, unit, by_channel)
-            gates[site.gates[0]].append(norms)
-        device = self.gates.group_of_unit.device
-        return torch.cat([sum(part.to(device) for part in parts) for parts in gates.values()])  # type: ignore[misc]
+                by_channel = weight if isinstance(layer, ConvTranspose) else weight.transpose(0, 1)
+                norms, unit = by_channel.flatten(1).pow(2).sum(1), site.unit_of_channel
+            total = total.index_add(0, (first[site.gate] + unit).to(total.device), norms.to(total))
+        return total
 
     @property
     def report(self) -> SupernetReport:
         """What is searched, what is not, and why."""
-        sizes = {site.layer: self.gates.sizes[site.gates[0]] for site in self.space.sites}
+        sizes = {site.layer: self.gates.sizes[site.gate] for site in self.space.sites}
         return SupernetReport(sizes, self.space.ungated, dict(self.graph.barriers), self.graph.trace.notes)
 
     def weight_parameters(self) -> list[nn.Parameter]:
@@ -183,4 +190,3 @@ def _insert_gates(graph: ChannelGraph, space: SearchSpace) -> fx.GraphModule:
             value = gated.call_function(apply_gate, (source, mask, site.axis))
         layer.replace_input_with(source, value)
     return fx.GraphModule(graph.trace.module, gated, class_name=type(graph.trace.module).__name__)
-

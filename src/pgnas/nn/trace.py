@@ -1,23 +1,21 @@
-"""Trace a network that nobody wrote for us into a graph of layers.
-
-The tracer is torch.fx's, with one addition: every value's concrete result on the example inputs is known while
-tracing, so control flow on shapes (``if x.shape[2] < 8``, ``for i in range(len(xs))``) is followed instead of refused.
-"""
+"""Trace a network that nobody wrote for us into a graph of layers."""
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
-import textwrap
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.node import Argument, map_arg
+from torch.nn.modules.conv import _ConvNd
 
 from pgnas.errors import ModelError
+from pgnas.nn.concrete_tracer import ConcreteTracer, reads_mode
 from pgnas.nn.functionalize import functionalize
+from pgnas.nn.graph_passes import batch_size_from_input, drop_unused, functional_dropout_to_modules
+from pgnas.nn.macs import watch_macs
 
 
 @dataclass(frozen=True)
@@ -25,15 +23,19 @@ class Trace:
     """A traced network.
 
     Attributes:
-        module: The graph module; it owns the layers. Each node's ``meta`` has ``shape`` (the tuple of its tensor value
-            on the example inputs, or None) .
+        module: The graph module; it owns the layers. Each node's ``meta`` has ``shape`` (of its tensor value on the
+            example inputs, or None), ``is_static`` (no tensor in its value), ``is_identity`` (a layer that returned its
+            input itself), ``is_batched`` (the value's first axis grows with the batch) and ``macs`` (its multiply-adds,
+            all examples together).
         inputs: The example inputs, for later measurements.
         notes: What a user should know about how the network was traced.
+        uncalled: Convolutions and linear layers of the network that the graph does not call, with the reason.
     """
 
     module: fx.GraphModule
     inputs: tuple[Tensor, ...]
     notes: tuple[str, ...]
+    uncalled: dict[str, str]
 
 
 def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
@@ -44,22 +46,49 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
         inputs: Example inputs, batch first.
 
     Raises:
-        ModelError: The network fails on the inputs or has control flow that depends on values.
+        ModelError: The network fails on the inputs, has control flow that depends on values, or works for the example's
+            batch size only once it is traced.
     """
     name = type(model).__name__
     mode = model.training
     model.eval()
     try:
+        expected = _run(name, model, inputs)
+        graph, tracer = _record(name, model, inputs)
+        notes = _mode_notes(model, tracer)
+        module = fx.GraphModule(model, graph, class_name=name)
+        notes += functional_dropout_to_modules(module)
+        functionalize(module)
+        batch_size_from_input(module.graph, tracer.values)
+        drop_unused(module.graph)
+        module.recompile()
+        module.eval()
+        _require_same(name, module, inputs, expected)
+        _require_other_batch(name, model, module, inputs)
+        recorder = _Recorder(module)
+        recorder.observe(inputs)
+        for node in module.graph.nodes:
+            node.meta["macs"] = recorder.macs[node.name]
+    finally:
+        model.train(mode)
+    return Trace(module, inputs, tuple(notes), _uncalled(model, module.graph))
+
+
+def _run(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+    try:
         with torch.no_grad():
-            expected = model(*inputs)
+            return model(*inputs)
     except Exception as error:
-        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+        shapes = ", ".join(f"{tuple(x.shape)} ({str(x.dtype).removeprefix('torch.')})" for x in inputs)
         raise ModelError(
             f"model {name}",
             f"must run on inputs of shape {shapes}",
             value=_first_line(error),
-            remedy="check the image size, the number of input channels and the model's parameters",
+            remedy="check the image size, the number of input channels, the dtype and the model's parameters",
         ) from error
+
+
+def _record(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[fx.Graph, ConcreteTracer]:
     tracer = ConcreteTracer(inputs)
     try:
         with torch.no_grad():
@@ -69,163 +98,126 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
             f"model {name}",
             "must be traceable by torch.fx (no control flow that depends on tensor values)",
             value=_first_line(error),
-            remedy="wrap the untraceable part in a torch.nn.Module of its own and name it in leaf_modules, "
-            "or remove the control flow",
+            remedy="remove the control flow, or put it into a parameter-free module that reads self.training",
         ) from error
-    finally:
-        model.train(mode)
     for node in graph.nodes:
         value = tracer.values.get(node.name)
         node.meta["shape"] = tuple(value.shape) if isinstance(value, Tensor) else None
         node.meta["is_static"] = not _holds_tensor(value)
-    module = fx.GraphModule(model, graph, class_name=name)
-    notes = _functional_dropout_to_modules(module)
-    functionalize(module)
-    _batch_size_from_input(module.graph, tracer)
-    _drop_unused(module.graph)
-    module.recompile()
-    _require_same(name, module, inputs, expected)
-    return Trace(module, inputs, tuple(notes))
+        read = node.args[0] if node.op == "call_module" and node.args else None
+        node.meta["is_identity"] = isinstance(read, fx.Node) and tracer.values[read.name] is value
+    return graph, tracer
+
+
+def _mode_notes(model: nn.Module, tracer: ConcreteTracer) -> list[str]:
+    """Modules that were traced through although they behave differently in training."""
+    return [
+        f"'{name or type(model).__name__}' reads self.training: the supernet keeps what it does in evaluation"
+        for name, module in model.named_modules()
+        if not tracer.is_leaf_module(module, name) and reads_mode(module)
+    ]
 
 
 def _require_same(name: str, module: fx.GraphModule, inputs: tuple[Tensor, ...], expected: Any) -> None:
     """The traced network must compute what the network computes."""
-    module.eval()
-    with torch.no_grad():
-        found = module(*inputs)
-    pairs = zip(_tensors(found), _tensors(expected), strict=True)
-    if not all(torch.allclose(a, b, rtol=1e-3, atol=1e-5, equal_nan=True) for a, b in pairs):
+    try:
+        with torch.no_grad():
+            found = module(*inputs)
+        same = _all_close(found, expected)
+    except Exception as error:
+        found, same = _first_line(error), False
+    if not same:
         raise ModelError(
             f"model {name}",
             "must compute the same when traced",
-            value="another output",
+            value=found if isinstance(found, str) else "another output",
             remedy="look for random or in-place operations outside torch.nn layers in its forward",
         )
 
 
+def _require_other_batch(name: str, model: nn.Module, module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
+    """The batch size of the example must not have been written into the traced network."""
+    more = tuple(torch.cat([x, x[:1]]) for x in inputs)
+    try:
+        with torch.no_grad():
+            expected = model(*more)
+    except Exception:
+        return  # the network itself is made for one batch size
+    other = _Recorder(module)
+    try:
+        same = _all_close(other.observe(more), expected)
+    except Exception:
+        same = False
+    if not same:
+        raise ModelError(
+            f"model {name}",
+            "must not turn the batch size into a Python number",
+            value=f"a traced network for batches of {len(inputs[0])} only",
+            remedy="write x.size(0) or -1 instead of len(x) or int(x.size(0)) in its forward",
+        )
+    for node in module.graph.nodes:
+        before, after = node.meta.get("shape"), other.shapes.get(node.name)
+        grows = before and after and before[0] * len(more[0]) == after[0] * len(inputs[0])
+        node.meta["is_batched"] = bool(grows)
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph and remembers each node's shape and multiply-adds."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.macs: dict[str, int] = {}
+        self._watched = module
+
+    @torch.no_grad()
+    def observe(self, inputs: tuple[Tensor, ...]) -> Any:
+        """The output, without gradient."""
+        return self.run(*inputs)
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one node."""
+        macs: list[int] = []
+        layer = self._watched.get_submodule(str(n.target)) if n.op == "call_module" else nn.Identity()
+        with watch_macs(layer, macs.append):
+            value = super().run_node(n)
+        self.macs[n.name] = sum(macs)
+        if isinstance(value, Tensor):
+            self.shapes[n.name] = tuple(value.shape)
+        return value
+
+
+def _all_close(found: Any, expected: Any) -> bool:
+    a, b = _tensors(found), _tensors(expected)
+    if [x.shape for x in a] != [x.shape for x in b]:
+        return False
+    return all(torch.allclose(x, y, rtol=1e-3, atol=1e-5, equal_nan=True) for x, y in zip(a, b, strict=True))
+
+
 def _tensors(value: Any) -> list[Tensor]:
+    """All tensors in nested tuples, lists, dicts and dataclasses, in order."""
     if isinstance(value, Tensor):
         return [value]
+    if dataclasses.is_dataclass(value):
+        return _tensors([getattr(value, field.name) for field in dataclasses.fields(value)])
     if isinstance(value, dict):
-        value = list(value.values())
+        return _tensors(list(value.values()))
     return [t for item in value for t in _tensors(item)] if isinstance(value, tuple | list) else []
 
 
-class ConcreteProxy(fx.Proxy):
-    """A proxy that knows its concrete value, so that Python may ask for its length, truth or integer value."""
-
-    def __getattr__(self, name: str) -> Any:
-        value = self.tracer.values.get(self.node.name)
-        if isinstance(value, Tensor) and name == "ndim":
-            return value.ndim
-        if isinstance(value, Tensor) and name in ("shape", "device", "dtype"):
-            return self.tracer.create_proxy("call_function", getattr, (self, name), {})
-        return fx.proxy.Attribute(self, name)
-
-    def __len__(self) -> int:
-        return len(self.tracer.values[self.node.name])
-
-    def __index__(self) -> int:
-        return int(self.tracer.concrete(self).__index__())
-
-    def __int__(self) -> int:
-        return int(self.tracer.concrete(self))
-
-    def __float__(self) -> float:
-        return float(self.tracer.concrete(self))
-
-    def dim(self) -> int:
-        """The number of dimensions, which tracing may rely on."""
-        return int(self.tracer.values[self.node.name].dim())
+def _holds_tensor(value: Any) -> bool:
+    return bool(_tensors(value))
 
 
-class ConcreteTracer(fx.Tracer):
-    """torch.fx's tracer, computing every value on the example inputs as it goes."""
-
-    def __init__(self, inputs: tuple[Tensor, ...]) -> None:
-        super().__init__(autowrap_modules=(__import__("math"),))
-        self.values: dict[str, Any] = {}
-        self._inputs = list(inputs)
-        self._computing = False
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """torch.nn's layers, and parameter-free layers whose behaviour depends on the training mode."""
-        return super().is_leaf_module(m, module_qualified_name) or _depends_on_mode(m)
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        """A proxy that knows its value."""
-        return ConcreteProxy(node, self)
-
-    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> Any:
-        """Record an operation and compute it."""
-        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
-        node = proxy.node
-        self._computing = True
-        try:
-            self.values[node.name] = self._compute(node)
-        finally:
-            self._computing = False
-        return proxy
-
-    # torch.fx patches layers' attribute access and calls while it traces; not while values are computed.
-    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """A layer's attribute, as a proxy if it is a parameter."""
-        return attr_val if self._computing else super().getattr(attr, attr_val, parameter_proxy_cache)
-
-    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call a layer, or record its call."""
-        return forward(*args, **kwargs) if self._computing else super().call_module(m, forward, args, kwargs)
-
-    def _compute(self, node: fx.Node) -> Any:
-        def value_of(read: fx.Node) -> Any:
-            if read.op == "get_attr" and read.name not in self.values:  # made by create_arg, past create_proxy
-                self.values[read.name] = _attribute(self.root, str(read.target))
-            return self.values[read.name]
-
-        def concrete(argument: Argument) -> Any:
-            return map_arg(argument, value_of)
-
-        if node.op == "placeholder":
-            return self._inputs.pop(0) if self._inputs else (node.args[0] if node.args else None)
-        if node.op == "output":
-            return None
-        if node.op == "get_attr":
-            return _attribute(self.root, str(node.target))
-        args, kwargs = concrete(node.args), concrete(node.kwargs)
-        if node.op == "call_module":
-            return self.root.get_submodule(str(node.target))(*args, **kwargs)
-        if node.op == "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        assert callable(node.target)
-        return node.target(*args, **kwargs)
-
-    def concrete(self, obj: fx.Proxy) -> Any:
-        """The value behind a proxy, if it is a Python value and not a tensor.
-
-        Raises:
-            fx.proxy.TraceError: It is a tensor: control flow would depend on it.
-        """
-        value = self.values[obj.node.name]
-        if isinstance(value, Tensor):
-            raise fx.proxy.TraceError(f"control flow depends on the value of tensor '{obj.node.name}'")
-        return value
-
-    def to_bool(self, obj: fx.Proxy) -> bool:
-        """The truth of a Python value."""
-        return bool(self.concrete(obj))
-
-    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        """Iterate over a sequence of known length."""
-        return iter([obj[i] for i in range(len(self.values[obj.node.name]))])
-
-
-def _depends_on_mode(module: nn.Module) -> bool:
-    if any(True for _ in module.parameters()) or any(True for _ in module.children()):
-        return False
-    try:
-        return "self.training" in textwrap.dedent(inspect.getsource(type(module).forward))
-    except (OSError, TypeError):
-        return False
+def _uncalled(model: nn.Module, graph: fx.Graph) -> dict[str, str]:
+    called = tuple(f"{node.target}." for node in graph.nodes if node.op == "call_module")
+    read = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
+    found = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, _ConvNd | nn.Linear) and not f"{name}.".startswith(called):
+            looked_into = any(target.startswith(f"{name}.") for target in read)
+            found[name] = "its class has its own forward" if looked_into else "it did not run on the example inputs"
+    return found
 
 
 def _defaults_beyond(model: nn.Module, count: int) -> dict[str, Any] | None:
@@ -237,86 +229,6 @@ def _defaults_beyond(model: nn.Module, count: int) -> dict[str, Any] | None:
         if p.default is not inspect.Parameter.empty and p.kind is not inspect.Parameter.VAR_KEYWORD
     }
     return beyond or None
-
-
-def _functional_dropout_to_modules(module: fx.GraphModule) -> list[str]:
-    """``F.dropout(x, p, training=self.training)`` was traced with training off; make it follow the mode again."""
-    kinds: dict[Any, type[nn.Module]] = {
-        nn.functional.dropout: nn.Dropout,
-        nn.functional.dropout1d: nn.Dropout1d,
-        nn.functional.dropout2d: nn.Dropout2d,
-        nn.functional.dropout3d: nn.Dropout3d,
-    }
-    notes = []
-    for node in list(module.graph.nodes):
-        if node.op != "call_function" or node.target not in kinds:
-            continue
-        p = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
-        if not isinstance(p, float | int):
-            continue
-        name = f"functional_{node.name}"
-        module.add_submodule(name, kinds[node.target](p=float(p)))
-        with module.graph.inserting_after(node):
-            layer = module.graph.call_module(name, (node.args[0] if node.args else node.kwargs["input"],))
-        layer.meta.update(node.meta)
-        node.replace_all_uses_with(layer)
-        module.graph.erase_node(node)
-        notes.append(f"functional dropout '{node.name}' became the layer '{name}'")
-    return notes
-
-
-def _batch_size_from_input(graph: fx.Graph, tracer: ConcreteTracer) -> None:
-    """Read the batch size from the first input wherever it is read, so that no inner value is kept for its shape."""
-    placeholder = next(node for node in graph.nodes if node.op == "placeholder")
-    batch = placeholder.meta["shape"][0] if placeholder.meta["shape"] else None
-    for node in list(graph.nodes):
-        reads_size = node.op == "call_method" and node.target == "size" and node.args[1:] == (0,)
-        is_item = node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem"
-        reads_item = is_item and node.args[1] == 0 and _is_shape(node.args[0])
-        if not (reads_size or reads_item) or tracer.values.get(node.name) != batch:
-            continue
-        if reads_size and node.args[0] is placeholder:
-            continue
-        first = next(n for n in graph.nodes if n.op != "placeholder")
-        with graph.inserting_before(first):
-            size = graph.call_method("size", (placeholder, 0))
-        size.meta.update(node.meta)
-        node.replace_all_uses_with(size)
-        graph.erase_node(node)
-
-
-def _is_shape(node: Any) -> bool:
-    if not isinstance(node, fx.Node):
-        return False
-    by_attribute = node.op == "call_function" and node.target is getattr and node.args[1] == "shape"
-    return by_attribute or (node.op == "call_method" and node.target == "size" and len(node.args) == 1)
-
-
-def _drop_unused(graph: fx.Graph) -> None:
-    """Remove what nothing reads, the checks on fixed arguments and their inputs included."""
-    for node in list(graph.nodes):
-        if node.op == "call_function" and node.target is torch._assert:
-            graph.erase_node(node)
-    graph.eliminate_dead_code()
-    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
-    for node in placeholders:
-        if not node.users and node.meta["shape"] is None:
-            graph.erase_node(node)
-
-
-def _attribute(root: nn.Module, target: str) -> Any:
-    value: Any = root
-    for part in target.split("."):
-        value = getattr(value, part)
-    return value
-
-
-def _holds_tensor(value: Any) -> bool:
-    if isinstance(value, Tensor):
-        return True
-    if isinstance(value, dict):
-        return any(_holds_tensor(item) for item in value.values())
-    return isinstance(value, tuple | list) and any(_holds_tensor(item) for item in value)
 
 
 def _first_line(error: BaseException) -> str:

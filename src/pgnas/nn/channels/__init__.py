@@ -3,7 +3,18 @@
 from pgnas.nn.channels import rules_layers as rules_layers
 from pgnas.nn.channels import rules_shapes as rules_shapes
 from pgnas.nn.channels.graph import ChannelGraph, Source, describe
-from pgnas.nn.channels.ops import Barrier, ChannelOp, Follow, Value, rule
+from pgnas.nn.channels.ops import Barrier, ChannelOp, Follow, ReadShape, Value, rule
 from pgnas.nn.channels.rules_layers import Dense
 
-__all__ = ["Barrier", "ChannelGraph", "ChannelOp", "Dense", "Follow", "Source", "Value", "describe", "rule"]
+__all__ = [
+    "Barrier",
+    "ChannelGraph",
+    "ChannelOp",
+    "Dense",
+    "Follow",
+    "ReadShape",
+    "Source",
+    "Value",
+    "describe",
+    "rule",
+]

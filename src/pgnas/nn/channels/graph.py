@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, fx, nn
 
-from pgnas.nn.channels.ops import UNTRACKED, Barrier, ChannelOp, Follow, Value, find_rule
+from pgnas.nn.channels.ops import UNTRACKED, Barrier, ChannelOp, Follow, Value, find_rule, first_input
 from pgnas.nn.trace import Trace
 
 if TYPE_CHECKING:
@@ -37,10 +37,6 @@ class Origin(Barrier):
 
     is_input: bool = True
 
-    def push(self, rows: list[Tensor]) -> Tensor:
-        """Inputs depend on the data; attributes count as if they did, since they are trained."""
-        return torch.ones(self.value.channels, 1, dtype=torch.long)
-
     def widen(self, need: Tensor) -> Tensor:
         """Inputs come whole."""
         return super().widen(need) if self.is_input else need
@@ -58,6 +54,7 @@ class ChannelGraph:
 
     Attributes:
         ops: Node name to its rule, in topological order.
+        statics: Node name to the nodes whose numbers (sizes) its operation is called with.
         barriers: Node name to the reason why it is not shrunk.
     """
 
@@ -66,10 +63,14 @@ class ChannelGraph:
         self.graph = trace.module.graph
         self.nodes: dict[str, fx.Node] = {node.name: node for node in self.graph.nodes}
         self.ops: dict[str, ChannelOp] = {}
-        self._calls = _count_calls(self.graph)
-        self._shared = _shared_parameters(trace.module)
+        self._calls = _count(node.target for node in self.graph.nodes if node.op == "call_module")
+        self._shared = _shared_tensors(trace.module)
+        self._attribute_reads = _count(node.target for node in self.graph.nodes if node.op == "get_attr")
         for node in self.graph.nodes:
             self.ops[node.name] = self._analyse(node)
+        self.statics: Mapping[str, tuple[str, ...]] = {
+            name: self._statics(op) if op.copies_arguments else () for name, op in self.ops.items()
+        }
         self.barriers: Mapping[str, str] = {
             name: op.reason for name, op in self.ops.items() if isinstance(op, Barrier) and op.reason
         }
@@ -92,14 +93,43 @@ class ChannelGraph:
         shape: tuple[int, ...] | None = found.meta.get("shape")
         return shape
 
+    def is_batched(self, node: fx.Node | str) -> bool:
+        """Whether the first axis of a node's value is the batch, or a multiple of it."""
+        found = self.nodes[node] if isinstance(node, str) else node
+        return bool(found.meta.get("is_batched", False))
+
+    def is_cut(self, name: str) -> bool:
+        """Whether a node's layer is cut to the kept channels, and not copied whole."""
+        return getattr(self.ops[name], "module", None) is not None
+
+    def example_shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a node's value for one example."""
+        shape = self.shape(name) or ()
+        rows = shape[0] // len(self.trace.inputs[0]) if self.is_batched(name) else shape[0]
+        return (rows, *shape[1:])
+
+    def macs(self, name: str) -> int:
+        """Multiply-adds of a node for one example, nothing cut."""
+        found: int = self.nodes[name].meta.get("macs", 0)
+        return found // len(self.trace.inputs[0])
+
+    def own_parameters(self, name: str) -> list[nn.Parameter]:
+        """The parameters of a node's layer, or the one that the node reads."""
+        node = self.nodes[name]
+        layer = self.layer(node)
+        if layer is not None:
+            return list(layer.parameters())
+        value = _attribute(self.trace.module, node) if node.op == "get_attr" else None
+        return [value] if isinstance(value, nn.Parameter) else []
+
     def tensor_inputs(self, node: fx.Node) -> tuple[fx.Node, ...]:
         """The nodes that ``node`` reads whose values hold tensors or shapes of tensors."""
         return tuple(dict.fromkeys(node.all_input_nodes))
 
     def follow(self, node: fx.Node, *, module: str | None = None) -> ChannelOp | str:
-        """The rule of an operation that treats each channel of its first input alone and keeps their number and axis."""
-        source = node.args[0] if node.args else node.kwargs.get("input")
-        if not isinstance(source, fx.Node):
+        """The rule of an operation that treats each channel of its first input alone, and keeps their axis."""
+        source = first_input(node)
+        if source is None:
             return "its input is not a value of the graph"
         value, before, after = self.value(source), self.shape(source), self.shape(node)
         if value.axis is None or before is None or after is None:
@@ -128,28 +158,30 @@ class ChannelGraph:
     def _analyse(self, node: fx.Node) -> ChannelOp:
         if node.op in ("placeholder", "get_attr"):
             return self._origin(node)
-        reason = self._refusal(node)
-        if reason is None:
-            found_rule = find_rule(node, self.layer(node))
-            if found_rule is None:
-                reason = f"no rule for {describe(node, self.layer(node))}"
-            else:
-                found = found_rule(node, self)
-                if isinstance(found, ChannelOp):
-                    return found
-                reason = found
-        return self._barrier(node, reason)
-
-    def _refusal(self, node: fx.Node) -> str | None:
         if node.op == "output":
-            return ""
+            return self._barrier(node, "")
         layer = self.layer(node)
-        if layer is None or not any(True for _ in layer.parameters()):
-            return None
-        if self._calls[str(node.target)] > 1:
-            return f"its layer is called {self._calls[str(node.target)]} times with the same weights"
-        if any(id(p) in self._shared for p in layer.parameters()):
+        found: ChannelOp | str = f"no rule for {describe(node, layer)}"
+        found_rule = find_rule(node, layer)
+        if found_rule is not None:
+            found = found_rule(node, self)
+        elif node.meta.get("is_identity", False):  # stochastic depth and the like: nothing in evaluation
+            found = self.follow(node)
+        if layer is not None and getattr(found, "module", None) is not None:
+            found = self._refusal(node, layer) or found
+        return found if isinstance(found, ChannelOp) else self._barrier(node, found)
+
+    def _refusal(self, node: fx.Node, layer: nn.Module) -> str | None:
+        """Why a layer's own tensors cannot be cut, if they cannot."""
+        calls = self._calls[str(node.target)]
+        if calls > 1:
+            return f"its layer is called {calls} times with the same weights"
+        if any(id(tensor) in self._shared for tensor in _tensors(layer)):
             return "its weights are shared with another layer"
+        if "weight" not in layer._parameters or hasattr(layer, "parametrizations"):
+            return "its weight is computed from other tensors (weight norm, a parametrization)"
+        if "forward" in vars(layer):
+            return "its forward was replaced"
         return None
 
     def _barrier(self, node: fx.Node, reason: str) -> Barrier:
@@ -171,6 +203,9 @@ class ChannelGraph:
         channels_last = dimensions == 3 or any(isinstance(x, nn.Linear | nn.LayerNorm) for x in layers)
         return dimensions - 1 if channels_last else 1
 
+    def _statics(self, op: ChannelOp) -> tuple[str, ...]:
+        return tuple(n.name for n in self.nodes[op.name].all_input_nodes if n.name not in op.inputs)
+
     def _origin(self, node: fx.Node) -> ChannelOp:
         shape = self.shape(node)
         is_input = node.op == "placeholder"
@@ -180,7 +215,9 @@ class ChannelGraph:
     def track_attribute(self, node: fx.Node, axis: int) -> None:
         """Follow the channels of a constant of the model (a layer scale) that is read once, along ``axis``."""
         shape = self.shape(node)
-        if node.op == "get_attr" and len(node.users) == 1 and shape is not None and 0 <= axis < len(shape):
+        once = len(node.users) == 1 and self._attribute_reads.get(str(node.target)) == 1
+        own = id(_attribute(self.trace.module, node)) not in self._shared if node.op == "get_attr" else False
+        if once and own and shape is not None and 0 <= axis < len(shape):
             self.ops[node.name] = Origin(node.name, (), (), Value(axis, shape[axis]), is_input=False)
 
 
@@ -193,18 +230,28 @@ def describe(node: fx.Node, layer: nn.Module | None) -> str:
     return f"function {getattr(node.target, '__name__', node.target)}()"
 
 
-def _count_calls(graph: fx.Graph) -> dict[str, int]:
-    calls: dict[str, int] = {}
-    for node in graph.nodes:
-        if node.op == "call_module":
-            calls[str(node.target)] = calls.get(str(node.target), 0) + 1
-    return calls
+def _count(targets: Iterable[Any]) -> Counter[str]:
+    return Counter(str(target) for target in targets)
 
 
-def _shared_parameters(module: nn.Module) -> set[int]:
-    """Parameters that more than one layer owns."""
-    owners: dict[int, int] = {}
-    for layer in module.modules():
-        for parameter in layer.parameters(recurse=False):
-            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
-    return {key for key, count in owners.items() if count > 1}
+def _attribute(module: nn.Module, node: fx.Node) -> Any:
+    owner, _, leaf = str(node.target).rpartition(".")
+    return getattr(module.get_submodule(owner), leaf)
+
+
+def _shared_tensors(module: fx.GraphModule) -> set[int]:
+    """Parameters and buffers with more than one name, and those of layers that are also read past their layer."""
+    names = Counter(id(tensor) for tensor in _tensors(module, remove_duplicate=False))
+    shared = {key for key, count in names.items() if count > 1}
+    called = {str(node.target) for node in module.graph.nodes if node.op == "call_module"}
+    owned = {id(tensor) for target in called for tensor in _tensors(module.get_submodule(target))}
+    read = {id(_attribute(module, node)) for node in module.graph.nodes if node.op == "get_attr"}
+    return shared | (owned & read)
+
+
+def _tensors(module: nn.Module, *, remove_duplicate: bool = True) -> list[Tensor]:
+    named = [
+        *module.named_parameters(remove_duplicate=remove_duplicate),
+        *module.named_buffers(remove_duplicate=remove_duplicate),
+    ]
+    return [tensor for _, tensor in named]

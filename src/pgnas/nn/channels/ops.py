@@ -6,10 +6,10 @@ Every node of a traced graph gets one :class:`ChannelOp`. Three questions are as
 * ``pull``: which input channels are read, given which output channels are needed (backwards);
 * ``build``: what computes just the needed output channels.
 
-``push`` and ``pull`` work on rows: a tensor with one row a channel and any number of columns, combined by ``max``. With one
-0/1 column they answer for one architecture; with one column a gate they answer symbolically, which is how the expected
-cost is found. An operation without a rule is a :class:`Barrier`: it needs everything and is not shrunk, which is
-always correct.
+``push`` and ``pull`` work on rows: a tensor with one row a channel and any number of columns, combined by ``max``. With
+one 0/1 column they answer for one architecture; with one column a gate they answer symbolically, which is how the
+expected cost is found. An operation without a rule is a :class:`Barrier`: it needs everything and is not shrunk, which
+is always correct.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -56,6 +56,9 @@ class ChannelOp(ABC):
         value: Where the output keeps its channels.
     """
 
+    copies_arguments: ClassVar[bool] = True
+    """Whether `build` repeats the node's own call, numbers such as sizes included."""
+
     name: str
     inputs: tuple[str, ...]
     values: tuple[Value, ...]
@@ -74,7 +77,7 @@ class ChannelOp(ABC):
         return need
 
     def source_runs(self) -> list[tuple[str, int]] | None:
-        """For operations whose output channels are runs of their inputs' channels: (input, outputs a channel), in order.
+        """For operations whose outputs are runs of their inputs' channels: (input, outputs a channel), in order.
 
         None for operations that make channels of their own (convolutions, sums).
         """
@@ -106,9 +109,8 @@ class Barrier(ChannelOp):
     reason: str = ""
 
     def push(self, rows: list[Tensor]) -> Tensor:
-        """Every output depends on every input."""
-        joined = torch.cat(rows) if rows else torch.ones(1, 1, dtype=torch.long)
-        return spread(joined, self.value.channels)
+        """Never a constant, whatever it reads: only where the batch is known may a constant be written down."""
+        return torch.ones(self.value.channels, 1, dtype=torch.long)
 
     def pull(self, rows: Tensor) -> list[Tensor]:
         """Every input is read."""
@@ -150,6 +152,29 @@ class Follow(ChannelOp):
         if self.module is not None:
             builder.cut_layer(self.module, kept_in=kept, kept_out=kept)
         return builder.copy(self, reads)
+
+
+@dataclass(frozen=True)
+class ReadShape(ChannelOp):
+    """Reads a size other than the number of channels: any channel will do."""
+
+    def push(self, rows: list[Tensor]) -> Tensor:
+        """A size is no constant to be written down."""
+        return torch.ones(1, 1, dtype=torch.long)
+
+    def pull(self, rows: Tensor) -> list[Tensor]:
+        """No channel in particular; that one is left is seen to by the plan."""
+        return [rows.new_zeros(value.channels, rows.shape[1]) for value in self.values]
+
+    def build(self, builder: Builder, kept: Tensor, reads: list[Tensor]) -> fx.Node:
+        """Copy the operation."""
+        return builder.copy(self, reads)
+
+
+def first_input(node: fx.Node) -> fx.Node | None:
+    """The value that a node works on: its first argument, or the one called ``input``."""
+    source = node.args[0] if node.args else node.kwargs.get("input")
+    return source if isinstance(source, fx.Node) else None
 
 
 Rule = Callable[[fx.Node, "ChannelGraph"], "ChannelOp | str"]

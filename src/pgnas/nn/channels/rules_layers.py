@@ -1,22 +1,23 @@
-"""Rules of layers that mix channels (convolution, linear) or treat each channel alone (activation, pooling, BatchNorm)."""
+"""Rules of layers that mix channels (convolution, linear) or treat each alone (activation, pooling, BatchNorm)."""
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F  # noqa: N812 - the field's own name for it
+from torch.nn import functional as F
 
 from pgnas.nn.channels.graph import ChannelGraph
-from pgnas.nn.channels.ops import Barrier, ChannelOp, Follow, Value, rule, spread
+from pgnas.nn.channels.ops import ChannelOp, Value, find_rule, first_input, rule, spread
+from pgnas.nn.macs import Conv, ConvTranspose
 
 if TYPE_CHECKING:
     from pgnas.nn.rebuild import Builder
 
-Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
-ConvTranspose = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+NOT_FOLLOWED = "its input's channels could not be followed"
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,13 @@ def convolution(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
     shape = graph.shape(node)
     if shape is None or len(shape) != layer.weight.ndim:
         return "its input has no batch axis"
-    source = node.args[0] if node.args else node.kwargs["input"]
     if layer.groups > 1 and isinstance(layer, ConvTranspose):
         return "grouped transposed convolution"
+    source = first_input(node)
+    if source is None or graph.value(source).axis != 1:
+        return NOT_FOLLOWED
     if layer.groups > 1 and layer.groups == layer.in_channels == layer.out_channels:
         return graph.follow(node, module=str(node.target))
-    assert isinstance(source, fx.Node)
     return _dense(node, source, graph, axis=1, outputs=layer.out_channels, groups=layer.groups)
 
 
@@ -83,40 +85,37 @@ def linear(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
     layer = graph.layer(node)
     assert isinstance(layer, nn.Linear)
     shape = graph.shape(node)
-    source = node.args[0] if node.args else node.kwargs["input"]
-    assert isinstance(source, fx.Node)
+    source = first_input(node)
     if shape is None or len(shape) < 2:
         return "its input has no batch axis"
+    if source is None or graph.value(source).axis != len(shape) - 1:
+        return NOT_FOLLOWED
     return _dense(node, source, graph, axis=len(shape) - 1, outputs=layer.out_features)
 
 
-def _dense(
-    node: fx.Node, source: fx.Node, graph: ChannelGraph, *, axis: int, outputs: int, groups: int = 1
-) -> ChannelOp:
-    value = graph.value(source)
-    if value.axis != axis:
-        return Barrier(
-            node.name, (source.name,), (value,), Value(axis, outputs), "its input's channels could not be followed"
-        )
-    return Dense(
-        node.name, (source.name,), (value,), Value(axis, outputs), module=str(node.target), groups=groups
-    )
+def _dense(node: fx.Node, source: fx.Node, graph: ChannelGraph, *, axis: int, outputs: int, groups: int = 1) -> Dense:
+    made = Value(axis, outputs)
+    return Dense(node.name, (source.name,), (graph.value(source),), made, module=str(node.target), groups=groups)
 
 
 @rule(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 def batch_norm(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
-    """BatchNorm: its statistics, scale and shift follow the channels (axis 1)."""
-    source = node.args[0] if node.args else None
-    if isinstance(source, fx.Node) and graph.value(source).axis != 1:
-        return "its input's channels could not be followed"
+    """BatchNorm: its statistics, scale and shift follow the channels (axis 1); so do activations built into it."""
+    layer, source = graph.layer(node), first_input(node)
+    if source is None or graph.value(source).axis != 1:
+        return NOT_FOLLOWED
+    if layer is not None and any(find_rule(node, child) is not channelwise_layer for child in layer.children()):
+        return f"no rule for a layer inside {type(layer).__name__}"
     return graph.follow(node, module=str(node.target))
 
 
 @rule(nn.PReLU)
 def prelu(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
     """PReLU, with one slope or one a channel."""
-    layer = graph.layer(node)
+    layer, source = graph.layer(node), first_input(node)
     assert isinstance(layer, nn.PReLU)
+    if layer.num_parameters > 1 and (source is None or graph.value(source).axis != 1):
+        return NOT_FOLLOWED
     return graph.follow(node, module=str(node.target) if layer.num_parameters > 1 else None)
 
 
@@ -125,14 +124,9 @@ def prelu(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
     nn.Tanh, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.Softsign, nn.Tanhshrink, nn.LogSigmoid,
     nn.Threshold, nn.Hardshrink, nn.Softshrink,
     nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
-    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
-    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
-    nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d, nn.LPPool1d, nn.LPPool2d,
-    nn.Upsample, nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d,
-    nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReplicationPad1d, nn.ReplicationPad2d,
 )  # fmt: skip
 def channelwise_layer(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
-    """Layers without parameters that treat each channel alone."""
+    """Layers without parameters that treat each number alone."""
     return graph.follow(node)
 
 
@@ -140,12 +134,55 @@ def channelwise_layer(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
     F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.sigmoid, F.tanh, F.hardswish,
     F.hardsigmoid, F.hardtanh, F.softplus, F.dropout, F.dropout2d, F.dropout3d,
     torch.relu, torch.sigmoid, torch.tanh, torch.abs, torch.exp, torch.sqrt, torch.square, torch.neg, torch.clamp,
-    F.max_pool1d, F.max_pool2d, F.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d,
-    F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d,
-    F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d, F.interpolate,
-    "relu", "sigmoid", "tanh", "abs", "exp", "sqrt", "square", "neg", "clamp", "contiguous", "clone", "detach",
+    operator.neg, operator.pow, torch.pow,
+    "relu", "sigmoid", "tanh", "abs", "exp", "sqrt", "square", "neg", "pow", "clamp", "contiguous", "clone", "detach",
     "float", "half", "bfloat16", "double", "to", "type_as",
 )  # fmt: skip
 def channelwise_function(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
-    """Functions and methods that treat each channel alone."""
+    """Functions and methods that treat each number alone."""
+    return graph.follow(node)
+
+
+@rule(
+    nn.MaxPool1d, nn.AvgPool1d, nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d, nn.LPPool1d,
+    nn.ZeroPad1d, nn.ConstantPad1d, nn.ReflectionPad1d, nn.ReplicationPad1d,
+    F.max_pool1d, F.avg_pool1d, F.adaptive_avg_pool1d, F.adaptive_max_pool1d,
+)  # fmt: skip
+def spatial_1d(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
+    """Poolings and paddings of the last axis."""
+    return _spatial(node, graph, 1)
+
+
+@rule(
+    nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.LPPool2d,
+    nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d,
+    F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d,
+)  # fmt: skip
+def spatial_2d(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
+    """Poolings and paddings of the last two axes."""
+    return _spatial(node, graph, 2)
+
+
+@rule(
+    nn.MaxPool3d, nn.AvgPool3d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool3d, nn.ZeroPad3d, nn.ConstantPad3d,
+    F.max_pool3d, F.avg_pool3d, F.adaptive_avg_pool3d, F.adaptive_max_pool3d,
+)  # fmt: skip
+def spatial_3d(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
+    """Poolings and paddings of the last three axes."""
+    return _spatial(node, graph, 3)
+
+
+@rule(nn.Upsample, F.interpolate)
+def resize(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
+    """Resizing of all axes after the channels'."""
+    return _spatial(node, graph, len(graph.shape(node) or ()) - 2)
+
+
+def _spatial(node: fx.Node, graph: ChannelGraph, dimensions: int) -> ChannelOp | str:
+    """Channel by channel, if the channels lie before the last ``dimensions`` axes."""
+    shape, source = graph.shape(node), first_input(node)
+    if shape is None or source is None or graph.value(source).axis != len(shape) - dimensions - 1:
+        return NOT_FOLLOWED
+    if graph.value(source).axis == 0:
+        return "its input has no batch axis"
     return graph.follow(node)

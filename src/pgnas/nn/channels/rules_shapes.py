@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import operator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F  # noqa: N812 - the field's own name for it
+from torch.nn import functional as F
 
 from pgnas.nn.channels.graph import ChannelGraph
-from pgnas.nn.channels.ops import ChannelOp, Follow, Value, any_row, rule
+from pgnas.nn.channels.ops import UNTRACKED, ChannelOp, Follow, ReadShape, Value, any_row, first_input, rule
 
 if TYPE_CHECKING:
     from pgnas.nn.rebuild import Builder
@@ -26,6 +26,7 @@ class Concat(ChannelOp):
         parts: Positions in ``inputs`` of what is joined, in order (an input may occur twice).
     """
 
+    copies_arguments: ClassVar[bool] = False
     parts: tuple[int, ...]
 
     def push(self, rows: list[Tensor]) -> Tensor:
@@ -50,7 +51,7 @@ class Concat(ChannelOp):
         return parts[0] if len(parts) == 1 else builder.call(torch.cat, parts, self.value.axis)
 
     def _runs(self, rows: Tensor) -> tuple[Tensor, ...]:
-        return rows.split([self.values[part].channels for part in self.parts])
+        return torch.split(rows, [self.values[part].channels for part in self.parts])
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ class Elementwise(ChannelOp):
 @dataclass(frozen=True)
 class Flatten(ChannelOp):
     """(B, C, H, W) to (B, C*H*W): channel c becomes the block of features c*H*W ... (c+1)*H*W - 1."""
+
+    copies_arguments: ClassVar[bool] = False
 
     @property
     def factor(self) -> int:
@@ -107,8 +110,10 @@ def concatenate(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
     tensors = node.args[0] if node.args else node.kwargs.get("tensors")
     dim: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
     shape = graph.shape(node)
-    if not isinstance(tensors, list | tuple) or shape is None or not all(isinstance(t, fx.Node) for t in tensors):
+    followed = isinstance(tensors, list | tuple) and all(isinstance(t, fx.Node) for t in tensors)
+    if not followed or shape is None or not isinstance(dim, int):
         return "its operands could not be followed"
+    assert isinstance(tensors, list | tuple)
     nodes: list[fx.Node] = [t for t in tensors if isinstance(t, fx.Node)]
     axis = dim % len(shape)
     if any(graph.value(n).axis != axis for n in nodes):
@@ -136,7 +141,7 @@ def arithmetic(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
         if (axis := graph.value(n).axis) is not None and graph.value(n).channels > 1
     }
     if len(axes) != 1:
-        return "its operands keep their channels on different axes"
+        return "its operands keep their channels on different axes" if axes else "it has one channel"
     axis = axes.pop()
     for operand in operands:
         own = axis - (len(shape) - len(graph.shape(operand) or ()))
@@ -155,8 +160,9 @@ def arithmetic(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
 @rule(torch.flatten, nn.Flatten, "flatten", "view", "reshape", torch.reshape)
 def flatten(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
     """Flattening of everything but the batch, however it is written."""
-    source = node.args[0]
-    assert isinstance(source, fx.Node)
+    source = first_input(node)
+    if source is None:
+        return "its input is not a value of the graph"
     before, after, value = graph.shape(source), graph.shape(node), graph.value(source)
     if before is None or after is None or value.axis != 1:
         return "its input's channels could not be followed"
@@ -169,9 +175,9 @@ def flatten(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
 @rule(torch.mean, torch.sum, torch.amax, torch.amin, "mean", "sum", "amax", "amin")
 def reduction(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
     """Means and the like over axes other than the channels'."""
-    source = node.args[0] if node.args else node.kwargs.get("input")
+    source = first_input(node)
     dims: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    if not isinstance(source, fx.Node) or dims is None or isinstance(dims, fx.Node):
+    if source is None or dims is None or isinstance(dims, fx.Node):
         return "it reduces over all axes"
     before, after, value = graph.shape(source), graph.shape(node), graph.value(source)
     if before is None or after is None or value.axis is None:
@@ -187,27 +193,59 @@ def reduction(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
 def getitem(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
     """Slices of axes other than the channels'."""
     source, index = node.args[0], node.args[1]
-    assert isinstance(source, fx.Node)
-    if graph.shape(node) is None or graph.shape(source) is None:
-        return ""
+    if not isinstance(source, fx.Node) or graph.shape(node) is None or graph.shape(source) is None:
+        return ""  # a number of a shape, or one of several results
     axis = graph.value(source).axis
     items = index if isinstance(index, tuple) else (index,)
     if axis is None or not all(isinstance(item, slice) for item in items):
         return "it picks single elements"
     if axis < len(items) and items[axis] != slice(None):
         return "it takes a part of the channels"
+    if items[0] != slice(None):
+        return "it takes a part of the batch"
     return graph.follow(node)
 
 
 @rule(F.pad)
 def pad(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
     """Padding of axes other than the channels'."""
-    source, widths = node.args[0], node.args[1] if len(node.args) > 1 else node.kwargs["pad"]
-    assert isinstance(source, fx.Node)
-    assert isinstance(widths, list | tuple)
+    source, widths = first_input(node), node.args[1] if len(node.args) > 1 else node.kwargs.get("pad")
+    if source is None or not isinstance(widths, list | tuple):
+        return "its input is not a value of the graph"
     axis, shape = graph.value(source).axis, graph.shape(source)
     if axis is None or shape is None or len(widths) // 2 >= len(shape) - axis:
         return "it pads the channels"
     return graph.follow(node)
 
 
+@rule(getattr, "size")
+def read_shape(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
+    """Sizes, dtype and device of a value."""
+    source = first_input(node)
+    axis, shape = (None, None) if source is None else (graph.value(source).axis, graph.shape(source))
+    if source is None or shape is None:
+        return ""
+    what: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", "shape")
+    if axis is None:
+        return ""
+    indices = [_index_of(user) for user in node.users] if what == "shape" else [what]
+    if any(_touches(index, axis, len(shape)) for index in indices):
+        return "its number of channels is read"
+    return ReadShape(node.name, (source.name,), (graph.value(source),), UNTRACKED)
+
+
+def _index_of(user: fx.Node) -> Any:
+    """The index by which a user picks one number of a shape."""
+    return user.args[1] if user.target is operator.getitem and len(user.args) > 1 else None
+
+
+def _touches(index: Any, axis: int, dimensions: int) -> bool:
+    """Whether ``shape[index]`` may contain the size of ``axis``."""
+    if index in ("device", "dtype"):
+        return False
+    bounds = (index.start, index.stop, index.step) if isinstance(index, slice) else (index,)
+    if not all(bound is None or isinstance(bound, int) for bound in bounds):
+        return True
+    if isinstance(index, slice):
+        return axis in range(*index.indices(dimensions))
+    return index is None or index % dimensions == axis

@@ -1,0 +1,169 @@
+"""torch.fx's tracer, with every value's concrete result on the example inputs known while it traces.
+
+Control flow on shapes (``if x.shape[2] < 8``, ``for i in range(len(xs))``) is followed instead of refused.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.fx.node import Argument, map_arg
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class ConcreteProxy(fx.Proxy):
+    """A proxy that knows its concrete value, so that Python may ask for its length, truth or integer value."""
+
+    tracer: ConcreteTracer
+
+    def __getattr__(self, name: str) -> Any:
+        value = self.tracer.values.get(self.node.name)
+        if isinstance(value, Tensor) and name == "ndim":
+            return value.ndim
+        if isinstance(value, Tensor) and name in ("shape", "device", "dtype"):
+            return self.tracer.create_proxy("call_function", getattr, (self, name), {})
+        return fx.proxy.Attribute(self, name)
+
+    def __len__(self) -> int:
+        return len(self.tracer.values[self.node.name])
+
+    def __index__(self) -> int:
+        return int(self.tracer.concrete(self).__index__())
+
+    def __int__(self) -> int:
+        return int(self.tracer.concrete(self))
+
+    def __float__(self) -> float:
+        return float(self.tracer.concrete(self))
+
+    def dim(self) -> int:
+        """The number of dimensions, which tracing may rely on."""
+        return int(self.tracer.values[self.node.name].dim())
+
+
+class ConcreteTracer(fx.Tracer):
+    """torch.fx's tracer, computing every value on the example inputs as it goes.
+
+    Args:
+        inputs: The example inputs.
+
+    Attributes:
+        values: Node name to its value on the example inputs.
+    """
+
+    def __init__(self, inputs: tuple[Tensor, ...]) -> None:
+        super().__init__(autowrap_modules=(math,))
+        self.values: dict[str, Any] = {}
+        self._inputs = list(inputs)
+        self._computing = False
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """torch.nn's layers, and layers whose behaviour in training would be lost by looking inside."""
+        known = super().is_leaf_module(m, module_qualified_name)
+        return known or isinstance(m, _BatchNorm) or _is_torch_layer(m) or _is_noise(m)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """A proxy that knows its value."""
+        return ConcreteProxy(node, self)
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> Any:
+        """Record an operation and compute it."""
+        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
+        node = proxy.node
+        self._computing = True
+        try:
+            self.values[node.name] = self._compute(node)
+        finally:
+            self._computing = False
+        return proxy
+
+    # torch.fx patches layers' attribute access and calls while it traces; not while values are computed.
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """A layer's attribute, as a proxy if it is a parameter."""
+        return attr_val if self._computing else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a layer, or record its call."""
+        return forward(*args, **kwargs) if self._computing else super().call_module(m, forward, args, kwargs)
+
+    def _compute(self, node: fx.Node) -> Any:
+        def value_of(read: fx.Node) -> Any:
+            if read.op == "get_attr" and read.name not in self.values:  # made by create_arg, past create_proxy
+                self.values[read.name] = _attribute(self.root, str(read.target))
+            return self.values[read.name]
+
+        def concrete(argument: Argument) -> Any:
+            return map_arg(argument, value_of)
+
+        if node.op == "placeholder":
+            return self._inputs.pop(0) if self._inputs else (node.args[0] if node.args else None)
+        if node.op == "output":
+            return None
+        if node.op == "get_attr":
+            return _attribute(self.root, str(node.target))
+        args, kwargs = concrete(node.args), concrete(node.kwargs)
+        if node.op == "call_module":
+            return self.root.get_submodule(str(node.target))(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+
+    def concrete(self, obj: fx.Proxy) -> Any:
+        """The value behind a proxy, if it is a Python value and not a tensor.
+
+        Raises:
+            fx.proxy.TraceError: It is a tensor: control flow would depend on it.
+        """
+        value = self.values[obj.node.name]
+        if isinstance(value, Tensor):
+            raise fx.proxy.TraceError(f"control flow depends on the value of tensor '{obj.node.name}'")
+        return value
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """The truth of a Python value."""
+        return bool(self.concrete(obj))
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        """Iterate over a sequence of known length."""
+        return iter([obj[i] for i in range(len(self.values[obj.node.name]))])  # type: ignore[index]
+
+
+def reads_mode(module: nn.Module) -> bool:
+    """Whether the forward of a module reads ``self.training`` for more than a functional dropout."""
+    try:
+        source = textwrap.dedent(inspect.getsource(type(module).forward))
+    except (OSError, TypeError):
+        return False
+    return "self.training" in re.sub(r"training\s*=\s*self\.training", "", source)
+
+
+def _is_torch_layer(module: nn.Module) -> bool:
+    """A subclass of a torch.nn layer that computes what its base computes."""
+    if any(True for _ in module.children()):
+        return False
+    methods = [getattr(type(module), name, None) for name in ("forward", "_conv_forward")]
+    return all(method.__module__.startswith("torch.nn.") for method in methods if method is not None)
+
+
+def _is_noise(module: nn.Module) -> bool:
+    """A parameter-free layer that does something else in training: stochastic depth and the like."""
+    if any(True for _ in module.parameters()) or any(True for _ in module.children()):
+        return False
+    try:
+        return "self.training" in inspect.getsource(type(module).forward)
+    except (OSError, TypeError):
+        return False
+
+
+def _attribute(root: nn.Module, target: str) -> Any:
+    value: Any = root
+    for part in target.split("."):
+        value = getattr(value, part)
+    return value

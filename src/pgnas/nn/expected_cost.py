@@ -1,0 +1,216 @@
+"""The expected cost of a supernet as a polynomial in its gates: the declared surrogate of :class:`BilinearCost`.
+
+A layer costs (kept inputs) x (needed outputs) and so much a needed output, where an output is needed if any gate that
+reads it is open. It differs from the extracted network where a gated layer has no reader or no live input left, and
+where an operation that cannot be shrunk is not used at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+
+from pgnas.bayes import BilinearCost
+from pgnas.nn.channels import Barrier, ChannelGraph, Dense
+from pgnas.nn.cost import CostName
+from pgnas.nn.macs import Counted, macs_per_pair
+from pgnas.nn.sites import Site
+
+
+def expected_cost(graph: ChannelGraph, sites: Sequence[Site], sizes: dict[str, int], kind: CostName) -> BilinearCost:
+    """The expected cost as a function of the gates' keep logits.
+
+    Args:
+        graph: The analysed network.
+        sites: Its gated layers.
+        sizes: Gate name to its number of units, in the order of the logits.
+        kind: What is counted.
+    """
+    reading = _Readers(graph, sites)
+    surrogate = _Surrogate(graph, sites, sizes, kind)
+    for name, rows in reading.walk():
+        surrogate.add(name, rows)
+    return surrogate.build()
+
+
+class _Readers:
+    """Who reads each channel, found backwards.
+
+    Symbolic rows have one column a site plus column 0 for "always": entry (c, 1 + s) is 1 + the unit of site s that
+    reads channel c, or 0.
+    """
+
+    def __init__(self, graph: ChannelGraph, sites: Sequence[Site]) -> None:
+        self.graph = graph
+        self.sites = {site.node: (1 + index, site) for index, site in enumerate(sites)}
+        self.columns = 1 + len(sites)
+
+    def walk(self) -> list[tuple[str, Tensor]]:
+        """The readers of every node's channels, last node first."""
+        rows = {name: self._nobody(op.value.channels) for name, op in self.graph.ops.items()}
+        for name in reversed(self.graph.ops):
+            op = self.graph.ops[name]
+            if self.graph.nodes[name].op == "output":
+                rows[name][:, 0] = 1
+            for source, read in zip(op.inputs, self._reads(name, rows[name]), strict=True):
+                rows[source] = _join(rows[source], read)
+        return list(reversed(rows.items()))
+
+    def _reads(self, name: str, rows: Tensor) -> list[Tensor]:
+        op = self.graph.ops[name]
+        if name in self.sites:
+            column, site = self.sites[name]
+            read = self._nobody(len(site.unit_of_channel))
+            read[:, column] = 1 + site.unit_of_channel
+            return [read]
+        if isinstance(op, Barrier) or (isinstance(op, Dense) and op.groups == 1):
+            # Read whatever the gates say, as long as the value is used at all.
+            reads = [self._nobody(value.channels) for value in op.values]
+            for read in reads:
+                read[:, 0] = 1
+            return reads
+        return _pull(op.pull, rows)
+
+    def _nobody(self, channels: int) -> Tensor:
+        return torch.zeros(channels, self.columns, dtype=torch.long)
+
+
+def _pull(pull: Callable[[Tensor], list[Tensor]], rows: Tensor) -> list[Tensor]:
+    """Pull symbolic rows; where channels with different units meet in one, the result is "always"."""
+    top = int(rows.max()) + 1
+    high, low = pull(rows), pull(torch.where(rows > 0, top - rows, 0))
+    result = []
+    for most, least in zip(high, low, strict=True):
+        mixed = ((most[:, 1:] > 0) & (most[:, 1:] != top - least[:, 1:])).any(1)
+        most = most.clone()
+        most[mixed, 0] = 1
+        result.append(most)
+    return result
+
+
+def _join(a: Tensor, b: Tensor) -> Tensor:
+    """Union of readers; the same site reading two different units of one channel counts as "always"."""
+    joined = torch.maximum(a, b)
+    mixed = ((a > 0) & (b > 0) & (a != b))[:, 1:].any(1)
+    joined[mixed, 0] = 1
+    return joined
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One row of the surrogate: what it costs a pair and an output, and which of the node's channels its outputs are.
+
+    Attributes:
+        per_pair: Cost of an (open input unit, needed output) pair.
+        per_output: Cost of a needed output.
+        fixed_inputs: Inputs that are always there.
+        outputs: Channels of each output, shape (outputs, channels an output).
+    """
+
+    per_pair: float
+    per_output: float
+    fixed_inputs: float
+    outputs: Tensor
+
+
+class _Surrogate:
+    """Collects the index tensors of a :class:`BilinearCost`."""
+
+    def __init__(self, graph: ChannelGraph, sites: Sequence[Site], sizes: dict[str, int], kind: CostName) -> None:
+        self.graph, self.kind = graph, kind
+        self.site_of_node = {site.node: site for site in sites}
+        self.units = sum(sizes.values())
+        self.slot_starts: list[int] = []
+        slot_units: list[Tensor] = []
+        firsts = dict(zip(sizes, accumulate(sizes.values(), initial=0), strict=False))
+        for site in sites:  # a slot a unit, not a channel: the channels of one unit are read together
+            self.slot_starts.append(sum(len(units) for units in slot_units))
+            slot_units.append(firsts[site.gate] + torch.arange(sizes[site.gate]))
+        self.slot_unit = torch.cat(slot_units)
+        self.slot_layer = torch.full((len(self.slot_unit),), -1)
+        self.first_slot = dict(zip(self.site_of_node, self.slot_starts, strict=True))
+        self.layers: list[_Layer] = []
+        self.outputs = 0
+        self.always: list[Tensor] = []
+        self.readings: list[Tensor] = []
+
+    def add(self, name: str, rows: Tensor) -> None:
+        """Add a node's cost, given who reads its channels."""
+        layers = self._layers(name)
+        if name in self.site_of_node and layers:
+            site, first = self.site_of_node[name], self.first_slot[name]
+            units = int(site.unit_of_channel.max()) + 1
+            own = torch.arange(len(layers)) if len(layers) > 1 else torch.zeros(units, dtype=torch.long)
+            self.slot_layer[first : first + units] = len(self.layers) + own
+        for layer in layers:
+            self._add_outputs(rows[layer.outputs] if layer.outputs.numel() else None)
+        self.layers += layers
+
+    def _add_outputs(self, rows: Tensor | None) -> None:
+        """Outputs with the readers ``rows`` (outputs, channels an output, columns); None for one always needed."""
+        if rows is None:
+            self.always.append(torch.ones(1, dtype=torch.bool))
+            self.outputs += 1
+            return
+        output, channel, column = rows[:, :, 1:].nonzero(as_tuple=True)
+        unit = rows[output, channel, 1 + column] - 1
+        self.readings.append(torch.stack([self.outputs + output, torch.tensor(self.slot_starts)[column] + unit]))
+        self.always.append((rows[:, :, 0] > 0).any(1))
+        self.outputs += len(rows)
+
+    def _layers(self, name: str) -> list[_Layer]:
+        """The rows that describe a node's cost: one a group of a grouped convolution, one for other layers."""
+        op, node = self.graph.ops[name], self.graph.nodes[name]
+        layer = self.graph.layer(node)
+        if node.op == "get_attr" or layer is None or not self.graph.is_cut(name):
+            cost = self._constant_cost(name)
+            return [_Layer(0.0, cost, 0.0, torch.empty(0))] if cost else []
+        channels = torch.arange(op.value.channels)[:, None]
+        vectors = sum(p.ndim == 1 for p in layer.parameters(recurse=False)) if self.kind == "params" else 0
+        if not isinstance(layer, Counted):
+            return [_Layer(0.0, vectors, 0.0, channels)] if vectors else []
+        pair = self._pair(name, layer)
+        site = self.site_of_node.get(name)
+        if not isinstance(op, Dense):  # depthwise: one input an output
+            return [_Layer(0.0, pair + vectors, 0.0, channels)]
+        if op.groups == 1:
+            in_unit = 1 if site is None else len(site.unit_of_channel) // (int(site.unit_of_channel.max()) + 1)
+            return [_Layer(pair * in_unit, vectors, 0.0 if site else op.values[0].channels, channels)]
+        in_group = channels.reshape(op.groups, 1, -1)  # computed whole, if its gate is open and any of it is needed
+        cost = in_group.shape[2] * (op.per_group * pair + vectors)
+        return [_Layer(cost, 0.0, 0.0 if site else 1.0, group) for group in in_group]
+
+    def _pair(self, name: str, layer: Counted) -> float:
+        if self.kind == "macs":
+            source = self.graph.ops[name].inputs[0]
+            return macs_per_pair(layer, self.graph.example_shape(source), self.graph.example_shape(name))
+        return 1 if isinstance(layer, nn.Linear) else math.prod(layer.kernel_size)
+
+    def _constant_cost(self, name: str) -> float:
+        """The cost of what is not shrunk, taken as always there."""
+        if self.kind == "macs":
+            return self.graph.macs(name)
+        return sum(p.numel() for p in self.graph.own_parameters(name))
+
+    def build(self) -> BilinearCost:
+        """Assemble."""
+        reading = torch.cat(self.readings, 1)
+        counts = torch.cat([torch.full((max(1, len(layer.outputs)),), i) for i, layer in enumerate(self.layers)])
+        return BilinearCost(
+            units=self.units,
+            slot_layer=self.slot_layer,
+            entry_slot=torch.arange(len(self.slot_unit)),
+            entry_unit=self.slot_unit,
+            fixed_inputs=torch.tensor([layer.fixed_inputs for layer in self.layers]),
+            output_layer=counts,
+            output_always=torch.cat(self.always),
+            reader_output=reading[0],
+            reader_slot=reading[1],
+            layer_weight=torch.tensor([layer.per_pair for layer in self.layers]),
+            output_weight=torch.tensor([layer.per_output for layer in self.layers]),
+        )
