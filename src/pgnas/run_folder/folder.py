@@ -113,6 +113,19 @@ class RunFolder:
             self._lock.release()
             self._lock = None
 
+    def discard(self, *, remove_folder: bool) -> None:
+        """Undo :meth:`create_or_resume` of a run that never began: remove what it wrote, and the folder if asked.
+
+        Files that a stage or the user wrote stay, and so does a folder that holds any.
+        """
+        for name in (CONFIG_NAME, ENV_NAME, STAGES_NAME):
+            self._writable(name).unlink(missing_ok=True)
+        self.lock_file.unlink(missing_ok=True)
+        self.close()
+        if remove_folder:
+            with contextlib.suppress(OSError):  # not empty
+                self.path.rmdir()
+
     def __enter__(self) -> Self:
         return self
 

@@ -1,0 +1,7 @@
+"""The stages of a run, from the posterior to the report."""
+
+from pgnas.stages.pipeline import STAGES, load, run, run_stage, run_values
+from pgnas.stages.result import RunResult
+from pgnas.stages.search_api import SearchResult, search
+
+__all__ = ["STAGES", "RunResult", "SearchResult", "load", "run", "run_stage", "run_values", "search"]

@@ -1,0 +1,105 @@
+"""The comparison a sceptic asks for: plain networks trained at the same total compute."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from torch import nn
+
+from pgnas.nn import measure
+from pgnas.seeds import derive_seed
+from pgnas.stages.context import CALIBRATION_BATCHES, Context
+from pgnas.stages.phases import NetworkPhase
+from pgnas.stages.schedule import cosine_schedule
+from pgnas.stages.store import FolderStore
+from pgnas.stages.training import run_epochs
+from pgnas.supernets import build_model, uniform_width
+
+FORWARD_SHARE = 1 / 3
+"""A forward pass costs a third of a training step (forward, and backward by data and by weights)."""
+
+
+def total_compute(run: Context) -> float:
+    """Training compute of the run in multiply-adds x images: both phases, and the ranking's forward passes."""
+    folder = run.folder
+    images = run.steps_an_epoch * min(run.config.batch_size, len(run.data.train))
+    found = folder.stage_facts("extract")["macs"]
+    assert isinstance(found, int)
+    training = run.full.macs * run.decision_epoch * images + found * (run.epochs - run.decision_epoch) * images
+    sampled = folder.stage_facts("sample")
+    passes = len(run.data.select)
+    if sampled.get("recalibrated"):
+        passes += CALIBRATION_BATCHES * run.config.batch_size
+    return training + FORWARD_SHARE * int(str(sampled["count"])) * passes * found
+
+
+def train_baselines(run: Context) -> None:
+    """Train the networks that ``--baseline`` names and record what they achieve."""
+    done: dict[str, Any] = dict(run.folder.stage_facts("baselines"))
+    for name in run.config.baseline:
+        if name in done:
+            continue
+        run.progress.stage(f"baseline {name}")
+        done[name] = _train(run, name)
+        run.folder.mark_done("baselines", 0.0, **done)
+
+
+def _network(run: Context, name: str) -> tuple[nn.Module | None, str]:
+    """The plain network of a baseline, and its specification."""
+    if name == "full":
+        return run.built.module, run.config.model
+    shape = run.data.preprocessing
+    options = {"in_channels": run.built.in_channels, "num_classes": len(run.data.class_names)}
+
+    def fits(module: nn.Module) -> bool:
+        counts = measure(module, (run.example,))
+        return all(getattr(counts, kind) <= cap for kind, cap in run.caps.items())
+
+    spec = uniform_width(run.config.model, fits, **options)
+    if spec is None:
+        return None, ""
+    size, seed = (shape.height, shape.width), derive_seed(run.config.seed, "weights")
+    return build_model(spec, **options, image_size=size, seed=seed).module, spec
+
+
+def _train(run: Context, name: str) -> dict[str, Any]:
+    network, spec = _network(run, name)
+    if network is None:
+        run.progress.note(f"baseline {name}: the network has no width to scale, left out")
+        return {"note": "the network has no width to scale"}
+    counts = measure(network, (run.example,))
+    images = run.steps_an_epoch * min(run.config.batch_size, len(run.data.train))
+    epochs = max(1, round(total_compute(run) / (counts.macs * images)))
+    store = FolderStore(run.folder, f"baseline-{name}")
+    run.engine.place(network)
+    phase = NetworkPhase(
+        network,
+        name=f"baseline-{name}",
+        engine=run.engine,
+        schedule=cosine_schedule(run.config.lr, epochs * run.steps_an_epoch),
+        loss=run.loss,
+        weight_decay=run.found_weight_decay,
+        compiled=run.compile_choice(f"baseline-{name}", float(counts.macs) * epochs * images),
+    )
+    try:
+        run_epochs(
+            phase,
+            run.train_batches(),
+            epochs=range(epochs),
+            seed=run.config.seed,
+            store=store,
+            progress=run.progress,
+            validate=lambda: run.score(network, run.data.select),
+        )
+    finally:
+        store.close()
+    run.folder.save_tensors(f"baseline-{name}.safetensors", network.state_dict())
+    val, test = run.score(network, run.data.estimate), run.score(network, run.data.test)
+    return {
+        **asdict(counts),
+        "model": spec,
+        "epochs": epochs,
+        "val_accuracy": val.metric,
+        "test_accuracy": test.metric,
+    }

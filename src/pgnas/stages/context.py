@@ -1,0 +1,295 @@
+"""What every stage of a run needs: its folder, data, network, supernet and engine, each made once and only if asked."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pgnas import nn as pnn
+from pgnas.architecture import Architecture
+from pgnas.bayes import BernoulliPrior, GibbsPrior, PaperPrior, Prior
+from pgnas.config import Amount, RunConfig
+from pgnas.data import Batches, DataSet, Split, load_data
+from pgnas.errors import ConfigError, RunFolderError
+from pgnas.nn import Counts, Supernet
+from pgnas.nn.cost import CostName
+from pgnas.progress import Progress
+from pgnas.run_folder import RunFolder
+from pgnas.seeds import derive_seed
+from pgnas.stages.candidates import Caps
+from pgnas.stages.engine import Engine, make_engine, worth_compiling
+from pgnas.stages.schedule import CosineSchedule, cosine_schedule
+from pgnas.stages.training import Loss, Score, evaluate
+from pgnas.supernets import BuiltModel, build_model, load_weights
+
+EVALUATION_BATCH = 500
+CALIBRATION_BATCHES = 8
+SMALL_DATA_STEPS = 1_000
+"""Small data sets are trained for at least this many steps unless ``--epochs`` says otherwise."""
+AUGMENTATION_FACTOR = 10
+"""N of the ELBO is this many times the training images when they are augmented, as in the paper."""
+HANDED_IN = "python:"
+"""Begins the ``model`` or ``data`` setting of a run whose network or data was handed in as a Python object."""
+
+
+class Context:
+    """A run at work.
+
+    Args:
+        folder: Its folder, open for writing.
+        progress: Where to report.
+        model: The network, if it was handed in as an object.
+        data: The data, if it was handed in as an object.
+    """
+
+    def __init__(
+        self, folder: RunFolder, progress: Progress, *, model: nn.Module | None = None, data: DataSet | None = None
+    ) -> None:
+        self.folder, self.progress = folder, progress
+        self._model, self._data = model, data
+
+    @property
+    def config(self) -> RunConfig:
+        """The settings."""
+        return self.folder.config
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Where to compute."""
+        return make_engine(self.config.device, self.config.precision)
+
+    @cached_property
+    def data(self) -> DataSet:
+        """The data; checked to be the same as when the run began."""
+        if self._data is None and self.config.data.startswith(HANDED_IN):
+            raise RunFolderError(
+                str(self.folder.path), "was run from Python on data in memory", remedy="call pgnas.run(data=...) again"
+            )
+        data = self._data or load_data(
+            self.config.data,
+            image_size=self.config.image_size,
+            data_seed=self.config.data_seed,
+            augment=self.config.augment,
+        )
+        self._note_once("data", data.fingerprint)
+        for note in data.notes:
+            self.progress.note(f"data: {note}")
+        return data
+
+    @cached_property
+    def built(self) -> BuiltModel:
+        """The full network with its starting weights."""
+        shape = self.data.preprocessing
+        if self._model is not None:
+            built = BuiltModel(self._model, shape.channels)
+        elif self.config.model.startswith(HANDED_IN):
+            raise RunFolderError(
+                str(self.folder.path), "was run from Python on a network object", remedy="call pgnas.run(model=...) again"
+            )
+        else:
+            built = build_model(
+                self.config.model,
+                in_channels=shape.channels,
+                num_classes=len(self.data.class_names),
+                image_size=(shape.height, shape.width),
+                seed=derive_seed(self.config.seed, "weights"),
+            )
+        notes = list(built.notes)
+        if self.config.weights is not None:
+            tensors = pgnas_tensors(self.config.weights)
+            notes += load_weights(built.module, tensors, source=self.config.weights, replaced=built.head)
+        for note in notes:
+            self.progress.note(f"model: {note}")
+        return built
+
+    @property
+    def example(self) -> Tensor:
+        """Two normalised training images as the network reads them."""
+        images = self.data.preprocessing.normalise(self.data.train.images[:2])
+        return images.expand(-1, self.built.in_channels, -1, -1).contiguous()
+
+    @cached_property
+    def full(self) -> Counts:
+        """Parameters and multiply-adds of the network as handed in."""
+        return pnn.measure(self.built.module, (self.example,))
+
+    @cached_property
+    def supernet(self) -> Supernet:
+        """The supernet at its start, on the device."""
+        paper = self.config.prior_name == "paper"
+        made = pnn.supernet(
+            self.built.module,
+            self.example,
+            self.config.granularity,
+            initial_drop=self.config.initial_drop or (0.1 if paper else 0.02),
+            temperature=self.config.temperature or (0.2 if paper else 0.5),
+        )
+        self.engine.place(made)
+        return made
+
+    @cached_property
+    def caps(self) -> Caps:
+        """The caps as counts.
+
+        Raises:
+            ConfigError: A cap is not below the full network's count.
+        """
+        caps: dict[CostName, int] = {}
+        for kind, text in (("macs", self.config.max_macs), ("params", self.config.max_params)):
+            if text is None:
+                continue
+            full, cap = getattr(self.full, kind), Amount.parse(text, subject=f"--max-{kind}").of(getattr(self.full, kind))
+            if cap < 1 or cap > full:
+                raise ConfigError(
+                    f"--max-{kind}", f"must be at most the network's {full:,}", value=text, remedy="lower the cap"
+                )
+            caps[kind] = cap  # type: ignore[index]
+        return caps
+
+    @cached_property
+    def epochs(self) -> int:
+        """Epochs of the whole run."""
+        if self.config.epochs is not None:
+            return self.config.epochs
+        return min(100, max(20, math.ceil(SMALL_DATA_STEPS / self.steps_an_epoch)))
+
+    @property
+    def decision_epoch(self) -> int:
+        """Epochs of the supernet; the found network has the rest."""
+        share = self.config.decision_share()
+        return self.epochs if share is None else min(self.epochs, max(1, round(share * self.epochs)))
+
+    @cached_property
+    def steps_an_epoch(self) -> int:
+        """Optimiser steps an epoch."""
+        return len(self.train_batches())
+
+    @property
+    def schedule(self) -> CosineSchedule:
+        """The learning rate over the whole run."""
+        return cosine_schedule(self.config.lr, self.epochs * self.steps_an_epoch)
+
+    @property
+    def data_size(self) -> float:
+        """N of the ELBO."""
+        images = len(self.data.train)
+        return float(images if self.data.augmentation.is_identity else AUGMENTATION_FACTOR * images)
+
+    @property
+    def prior(self) -> Prior:
+        """The prior in force."""
+        if self.config.prior_name == "paper":
+            return PaperPrior(self.config.length_scale_sq)
+        return BernoulliPrior(self.config.prior_drop) if self.config.prior_name == "bernoulli" else GibbsPrior()
+
+    @property
+    def weight_decay(self) -> float:
+        """L2 decay of the weights while gates are random; the paper's prior replaces it."""
+        if self.config.weight_decay is not None:
+            return self.config.weight_decay
+        return 0.0 if self.config.prior_name == "paper" else 5e-4
+
+    @property
+    def found_weight_decay(self) -> float:
+        """L2 decay once the gates are decided: then the paper's weight term (l^2 / N) |w|^2 is a plain one."""
+        if self.config.weight_decay is None and self.config.prior_name == "paper":
+            return 2 * self.config.length_scale_sq / self.data_size
+        return self.weight_decay
+
+    @property
+    def loss(self) -> Loss:
+        """Mean cross-entropy in nats."""
+        return F.cross_entropy
+
+    def train_batches(self) -> Batches:
+        """The training images, shuffled and augmented."""
+        return self._batches(
+            self.data.train, self.config.batch_size, augmentation=self.data.augmentation, shuffle=True, drop_last=True
+        )
+
+    def calibration_batches(self) -> list[tuple[Tensor, Tensor]]:
+        """The first few training batches of epoch 0, for BatchNorm statistics."""
+        return [batch for batch, _ in zip(self.train_batches(), range(CALIBRATION_BATCHES), strict=False)]
+
+    def score(self, network: nn.Module, split: Split) -> Score:
+        """Accuracy and loss of a network on one split."""
+        return evaluate(network, self._batches(split, EVALUATION_BATCH), engine=self.engine, loss=self.loss)
+
+    def compile_choice(self, stage: str, planned_macs: float) -> bool:
+        """Whether a stage compiles its network; decided once and recorded, so that a resumed run does the same."""
+        known = self.folder.stage_facts(f"{stage}.compile").get("compiled")
+        if isinstance(known, bool):
+            return known
+        compiled, reason = worth_compiling(self.config.compile, planned_macs, self.engine.device)
+        self.progress.note(f"{stage}: {reason}")
+        self.folder.mark_done(f"{stage}.compile", 0.0, compiled=compiled, reason=reason, threads=torch.get_num_threads())
+        return compiled
+
+    def load_posterior(self) -> Supernet:
+        """The supernet as it was when the architecture was decided."""
+        self.folder.require("posterior.safetensors", stage="search")
+        tensors, _ = self.folder.load_tensors("posterior.safetensors")
+        self.supernet.load_state_dict(tensors)
+        return self.supernet
+
+    def load_architecture(self) -> Architecture:
+        """The chosen architecture."""
+        import json
+
+        path = self.folder.require("architecture.json", stage="sample")
+        return Architecture.from_json(json.loads(path.read_bytes()), subject=str(path))
+
+    def _batches(self, split: Split, size: int, **options: Any) -> Batches:
+        shape, channels = self.data.preprocessing, self.built.in_channels
+        if channels != shape.channels:
+            split = Split(split.images.expand(-1, channels, -1, -1), split.labels)
+            shape = self.network_preprocessing
+        return Batches(
+            split, shape, size, seed=derive_seed(self.config.seed, "batches"), device=self.engine.device, **options
+        )
+
+    @property
+    def network_preprocessing(self) -> Any:
+        """What an image must go through before the network."""
+        from dataclasses import replace
+
+        shape, channels = self.data.preprocessing, self.built.in_channels
+        if channels == shape.channels:
+            return shape
+        return replace(shape, channels=channels, mean=shape.mean * channels, std=shape.std * channels)
+
+    def _note_once(self, what: str, fingerprint: str) -> None:
+        known = self.folder.stage_facts(what).get("fingerprint")
+        if known is None:
+            self.folder.mark_done(what, 0.0, fingerprint=fingerprint)
+        elif known != fingerprint:
+            raise RunFolderError(
+                str(self.folder.path),
+                f"was begun with other {what}",
+                remedy=f"use the {what} of then, or another --out",
+            )
+
+
+def pgnas_tensors(path: str) -> Mapping[str, Tensor]:
+    """The tensors of a safetensors file."""
+    from pathlib import Path
+
+    from pgnas.run_folder.tensors import load_tensors
+
+    return load_tensors(Path(path))[0]
+
+
+def state_digest(module: nn.Module) -> str:
+    """A digest of a module's tensors, to notice that another one was handed in."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,131 @@
+"""Devices, number formats and compilation: the one place that knows where the arithmetic happens."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+
+from pgnas.config import Device, Precision, Switch
+from pgnas.errors import ConfigError
+from pgnas.seeds import derive_seed
+
+COMPILE_WORTH_MACS = 2e12
+"""Planned forward multiply-adds from which ``torch.compile`` repays its warm-up (a minute) on a desktop CPU.
+
+A fixed count and not a timing, so that the same run makes the same decision again.
+"""
+COMPILE_WORTH_MACS_GPU = 2e14
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where and how a run computes.
+
+    Attributes:
+        accelerator: Hugging Face Accelerate's handle on devices, processes and number formats.
+    """
+
+    accelerator: Accelerator
+
+    @property
+    def device(self) -> torch.device:
+        """The device of this process."""
+        device: torch.device = self.accelerator.device
+        return device
+
+    def place(self, module: nn.Module) -> nn.Module:
+        """Move a module to the device, images' weights in channels-last order (faster convolutions); it is changed."""
+        module.to(self.device)
+        for p in module.parameters():
+            if p.ndim == 4:
+                p.data = p.data.contiguous(memory_format=torch.channels_last)
+        return module
+
+    def batch(self, batch: Any) -> tuple[tuple[Tensor, ...], Any]:
+        """A loader's batch as (inputs, targets) on the device; the last item is the targets."""
+        *inputs, targets = send_to_device(batch, self.device, non_blocking=True)
+        if len(inputs) == 1 and isinstance(inputs[0], tuple | list):
+            inputs = list(inputs[0])
+        placed = [x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs]
+        return tuple(placed), targets
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        """The number format of the forward pass."""
+        context: contextlib.AbstractContextManager[None] = self.accelerator.autocast()
+        return context
+
+    def backward(self, loss: Tensor) -> None:
+        """Back-propagate, with loss scaling where the number format needs it."""
+        self.accelerator.backward(loss)
+
+    def optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """The optimiser, aware of loss scaling."""
+        prepared: torch.optim.Optimizer = self.accelerator.prepare_optimizer(optimizer)
+        return prepared
+
+
+def make_engine(device: Device = "auto", precision: Precision = "auto") -> Engine:
+    """The engine for a device and a number format.
+
+    Raises:
+        ConfigError: The device is not there, or cannot compute in that format.
+    """
+    found = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device != "auto" and not found[device]:
+        there = ", ".join(name for name, is_there in found.items() if is_there)
+        raise ConfigError("--device", f"must be there (here: {there})", value=device, remedy="choose one that is")
+    kind = device if device != "auto" else next(name for name in ("cuda", "mps", "cpu") if found[name])
+    if precision == "auto":
+        precision = "bf16" if kind == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if precision == "fp16" and kind == "cpu":
+        raise ConfigError("--precision fp16", "needs a GPU", value="cpu", remedy="use bf16 or fp32")
+    mixed = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[precision]
+    return Engine(Accelerator(cpu=kind == "cpu", mixed_precision=mixed))
+
+
+def worth_compiling(switch: Switch, planned_macs: float, device: torch.device) -> tuple[bool, str]:
+    """Whether to compile a network's training step, and the reason in words.
+
+    Args:
+        switch: The user's choice.
+        planned_macs: Forward multiply-adds planned: those of an example times examples to be seen.
+        device: Where it runs.
+    """
+    if switch != "auto":
+        return switch == "on", f"torch.compile {switch}, as asked"
+    if device.type == "mps":
+        return False, "torch.compile off on mps"
+    if device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
+        return False, "torch.compile off: no C++ compiler found"
+    worth = COMPILE_WORTH_MACS if device.type == "cpu" else COMPILE_WORTH_MACS_GPU
+    verdict = "repays" if planned_macs >= worth else "does not repay"
+    return planned_macs >= worth, f"the planned work, {planned_macs:.1e} multiply-adds, {verdict} torch.compile's warm-up"
+
+
+@contextlib.contextmanager
+def own_randomness() -> Iterator[None]:
+    """Leave the caller's global random state as it was."""
+    with torch.random.fork_rng():
+        yield
+
+
+def seed_step(seed: int, *place: int | str) -> None:
+    """Seed the global generators for one step, so that a resumed step draws what it would have drawn."""
+    torch.manual_seed(derive_seed(seed, *place))
+
+
+def parameter_groups(parameters: Sequence[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Optimiser groups: decay on matrices and kernels, none on biases and BatchNorm."""
+    decayed = [p for p in parameters if p.ndim > 1]
+    plain = [p for p in parameters if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]

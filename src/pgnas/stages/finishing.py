@@ -1,0 +1,103 @@
+"""The stages after training: export, evaluate, report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from pgnas.run_folder import RunFolder
+from pgnas.stages import exporting
+from pgnas.stages.context import Context
+from pgnas.stages.searching import found_network
+from pgnas.stages.store import FolderStore
+
+Facts = dict[str, Any]
+
+
+def export(run: Context, store: FolderStore) -> Facts:
+    """Write model.pt2, model.onnx, model.safetensors and model.py, each checked to predict the same."""
+    network = found_network(run).module
+    network.load_state_dict(run.folder.load_tensors("found.safetensors")[0])
+    network.cpu().eval()
+    counts = run.supernet.count(run.load_architecture())
+    metadata = exporting.ExportMetadata(
+        class_names=run.data.class_names,
+        preprocessing=run.network_preprocessing.to_dict(),
+        architecture=run.load_architecture().digest,
+        settings={key: value for key, value in asdict(run.config).items() if value is not None},
+        params=counts.params,
+        macs=counts.macs,
+    )
+    example = run.example.cpu()
+    exporting.export_pt2(network, example, run.folder.file("model.pt2"), metadata)
+    exporting.export_onnx(network, example, run.folder.file("model.onnx"), metadata)
+    exporting.export_safetensors(network, run.folder.file("model.safetensors"), metadata)
+    return {}
+
+
+def evaluate(run: Context, store: FolderStore) -> Facts:
+    """Read the test split, once, and write result.json."""
+    network = found_network(run).module
+    found = run.score(run.load_posterior(), run.data.test)
+    network.load_state_dict(run.folder.load_tensors("found.safetensors")[0])
+    test = run.score(network, run.data.test)
+    facts = {"supernet_test": found.metric, "found_test": test.metric, "test_images": test.count}
+    result = partial_result(run.folder) | {"full": asdict(run.full), "notes": _notes(run)}
+    result["supernet"] = {**result["supernet"], "test_accuracy": found.metric}
+    result["found"] = {**result["found"], "test_accuracy": test.metric, "test_loss": test.loss}
+    result["cap"] = {**{kind: None for kind in ("macs", "params")}, **run.caps}
+    run.folder.write_json("result.json", result)
+    return facts
+
+
+def partial_result(folder: RunFolder) -> dict[str, Any]:
+    """The fields of result.json that the stages done so far give."""
+    search, sample, extract, train = (folder.stage_facts(name) for name in ("search", "sample", "extract", "train"))
+    values: dict[str, Any] = {}
+    if search:
+        values["supernet"] = {"val_accuracy": search.get("val_accuracy"), "epochs": search.get("epochs")}
+    if extract:
+        values["found"] = {"params": extract["params"], "macs": extract["macs"]}
+        values["decision"] = {key: extract[key] for key in ("val_before_calibration", "val_frozen")}
+    if train:
+        values["found"] |= {"val_accuracy": train["val_accuracy"], "epochs": train["epochs"]}
+    if sample:
+        values["candidates"] = {key: value for key, value in sample.items() if key != "digest"}
+    baselines = folder.stage_facts("baselines")
+    if baselines:
+        values["baselines"] = baselines
+    names = ("search", "sample", "extract", "train", "export")
+    values["seconds"] = {name: round(folder.stage_seconds(name), 3) for name in names}
+    values["seed"] = folder.config.seed
+    return values
+
+
+def _notes(run: Context) -> list[str]:
+    notes = list(run.data.notes) + list(run.built.notes)
+    report = run.supernet.report
+    if report.barriers:
+        notes.append(f"{len(report.barriers)} operations could not be shrunk; report.html names them")
+    return notes
+
+
+def report(run: Context, store: FolderStore) -> Facts:
+    """Write report.html from what the other stages wrote."""
+    from pgnas.stages import reporting
+
+    folder = run.folder
+    result = json.loads(folder.require("result.json", stage="evaluate").read_bytes())
+    environment = json.loads(folder.file("env.json").read_bytes())
+    settings = {key: value for key, value in asdict(run.config).items() if value is not None}
+    architecture = run.load_architecture()
+    summary = json.loads(folder.require("supernet.json", stage="search").read_bytes())
+    for name, gate in summary["gates"].items():
+        gate["kept"] = len(architecture.kept[name])
+    html = reporting.render_report(
+        {**result, "settings": settings, "environment": environment},
+        folder.read_metrics(),
+        folder.read_lines("candidates.jsonl"),
+        summary,
+    )
+    folder.write_text("report.html", html)
+    return {}

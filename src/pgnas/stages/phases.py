@@ -1,0 +1,209 @@
+"""The two phases of a run: learning the posterior, and training one network without noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pgnas.bayes import CapController, KLContext, Prior, elbo, ramp
+from pgnas.nn import Supernet
+from pgnas.nn.cost import CostName
+from pgnas.stages.engine import Engine, parameter_groups
+from pgnas.stages.schedule import CosineSchedule
+from pgnas.stages.training import Loss, Phase
+
+LOGIT_BOUND = 8.0
+"""Logits are kept within this bound: their sigmoid still has a gradient there, so that a gate can come back."""
+DECIDED = 0.05
+"""A gate is decided if its keep probability is within this of 0 or 1."""
+
+
+@dataclass(frozen=True)
+class PosteriorSettings:
+    """How the posterior is learned.
+
+    Attributes:
+        prior: The prior over the gates.
+        data_size: N of the ELBO.
+        caps: Cost to its cap as a share of the full network's.
+        decision_step: The optimiser step by which the caps must be met.
+        hold: Share of the steps to the decision in which the caps do not press yet.
+        reach: Share of the steps to the decision at which the caps are in full force.
+        logit_lr: Learning rate of the logits.
+        weight_decay: L2 decay of the weights.
+        momentum: Nesterov momentum of the weights.
+    """
+
+    prior: Prior
+    data_size: float
+    caps: Mapping[CostName, float]
+    decision_step: int
+    hold: float = 0.1
+    reach: float = 0.7
+    logit_lr: float = 0.05
+    weight_decay: float = 5e-4
+    momentum: float = 0.9
+
+    def target(self, cap: float, step: int) -> float:
+        """The cap in force at a step: lowered from 1, geometrically."""
+        share = step / max(1, self.decision_step)
+        return ramp((share - self.hold) / (self.reach - self.hold), 1.0, cap)
+
+
+class PosteriorPhase(Phase):
+    """Minimise the ELBO over weights and logits together, under the caps.
+
+    Args:
+        supernet: The supernet, on the engine's device; it is trained.
+        settings: How.
+        engine: Where.
+        schedule: Learning rate of the weights.
+        loss: Mean negative log-likelihood of a batch.
+        compiled: Whether to compile the forward pass.
+    """
+
+    name = "search"
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        settings: PosteriorSettings,
+        *,
+        engine: Engine,
+        schedule: CosineSchedule,
+        loss: Loss,
+        compiled: bool = False,
+    ) -> None:
+        self.network = self.supernet = supernet
+        self.engine, self.schedule, self.settings = engine, schedule, settings
+        self._loss = loss
+        self._forward: Callable[..., Any] = torch.compile(supernet, dynamic=False) if compiled else supernet
+        groups = parameter_groups(supernet.weight_parameters(), settings.weight_decay)
+        self.weights = engine.optimizer(
+            torch.optim.SGD(groups, lr=schedule.peak, momentum=settings.momentum, nesterov=settings.momentum > 0)
+        )
+        self.logits = engine.optimizer(torch.optim.Adam(supernet.gates.parameters(), lr=settings.logit_lr))
+        self.controllers = {kind: CapController() for kind in settings.caps}
+        self._costs: dict[CostName, Tensor] = {}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Of the weights and of the logits."""
+        return {"weights": self.weights, "logits": self.logits}
+
+    def loss(self, inputs: tuple[Tensor, ...], targets: Any, step: int) -> Tensor:
+        """-E[log p(y | x, m * z)] + KL / N (Eq. 10, 14), plus the caps' augmented Lagrangian."""
+        noise = torch.rand(len(inputs[0]), self.supernet.gates.units, device=self.engine.device)
+        with self.engine.autocast():
+            nll = self._loss(self._forward(*inputs, noise=noise), targets)
+        prior = self.settings.prior
+        context = KLContext(
+            logits=self.supernet.gates.logits(),
+            data_size=self.settings.data_size,
+            weight_sq=self.supernet.weight_sq() if prior.needs_weights else None,
+            # The caps' terms below are lambda * N * E_q[cost]: the Gibbs prior with the multiplier that meets the cap.
+            expected_cost=torch.zeros((), device=self.engine.device) if prior.needs_cost else None,
+        )
+        total = elbo(nll, prior.kl(context), self.settings.data_size).loss
+        self._costs = {kind: self.supernet.expected_cost(kind) for kind in self.settings.caps}
+        for kind, cost in self._costs.items():
+            total = total + self.controllers[kind].penalty(cost)
+        return total
+
+    def finish_step(self, step: int) -> None:
+        """Clamp the logits and take a dual step."""
+        self.supernet.gates.clamp_(LOGIT_BOUND)
+        for kind, cap in self.settings.caps.items():
+            target = self.settings.target(cap, step + 1)
+            self.controllers[kind] = self.controllers[kind].update(float(self._costs[kind].detach()), target)
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """Expected cost, its target and multiplier, and the share of undecided gates."""
+        keep = torch.sigmoid(self.supernet.gates.logits())
+        row = {
+            "undecided": float(((keep > DECIDED) & (keep < 1 - DECIDED)).float().mean()),
+            "keep": float(keep.mean()),
+        }
+        kinds: list[CostName] = list(self.settings.caps) or ["macs"]
+        for kind in kinds:
+            name = "cost" if kind == kinds[0] else f"cost_{kind}"
+            row[name] = float(self.supernet.expected_cost(kind))
+            if kind in self.controllers:
+                row[name.replace("cost", "lambda")] = self.controllers[kind].multiplier
+                row[name.replace("cost", "target")] = self.controllers[kind].target
+        return row
+
+    def state(self) -> dict[str, Any]:
+        """Weights, logits, optimisers and multipliers."""
+        return super().state() | {"caps": {kind: c.to_dict() for kind, c in self.controllers.items()}}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state`."""
+        super().load_state(state)
+        self.controllers = {kind: CapController.from_dict(c) for kind, c in state["caps"].items()}
+
+    def momentum(self) -> dict[str, Tensor]:
+        """Each weight's momentum, by the weight's name."""
+        return momentum_of(self.weights, dict(self.supernet.body.named_parameters()))
+
+
+class NetworkPhase(Phase):
+    """Train one network without noise.
+
+    Args:
+        network: The network, on the engine's device; it is trained.
+        name: Names its checkpoints and rows.
+        engine: Where.
+        schedule: Learning rate, over the whole run's steps.
+        loss: Mean loss of a batch.
+        weight_decay: L2 decay of kernels and matrices.
+        momentum: Nesterov momentum.
+        buffers: Momentum to start from, by parameter name.
+        compiled: Whether to compile the forward pass.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        name: str,
+        engine: Engine,
+        schedule: CosineSchedule,
+        loss: Loss,
+        weight_decay: float,
+        momentum: float = 0.9,
+        buffers: Mapping[str, Tensor] | None = None,
+        compiled: bool = False,
+    ) -> None:
+        self.name, self.network, self.engine, self.schedule = name, network, engine, schedule
+        self._loss = loss
+        self._forward: Callable[..., Any] = torch.compile(network, dynamic=False) if compiled else network
+        sgd = torch.optim.SGD(
+            parameter_groups(list(network.parameters()), weight_decay),
+            lr=schedule.peak,
+            momentum=momentum,
+            nesterov=momentum > 0,
+        )
+        for parameter_name, parameter in network.named_parameters():
+            if buffers is not None and parameter_name in buffers:
+                sgd.state[parameter]["momentum_buffer"] = buffers[parameter_name].to(parameter)
+        self.weights = engine.optimizer(sgd)
+
+    def loss(self, inputs: tuple[Tensor, ...], targets: Any, step: int) -> Tensor:
+        """The plain loss."""
+        with self.engine.autocast():
+            return self._loss(self._forward(*inputs), targets)
+
+
+def momentum_of(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Momentum by parameter name; parameters that were never stepped have none."""
+    state = optimizer.state
+    return {
+        name: state[p]["momentum_buffer"].detach().clone()
+        for name, p in named.items()
+        if p in state and state[p].get("momentum_buffer") is not None
+    }

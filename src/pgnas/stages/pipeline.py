@@ -1,0 +1,190 @@
+"""Runs and their stages: each reads what the earlier ones wrote, and a rerun takes up where a kill left off."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pgnas import config_file
+from pgnas.config import RunConfig
+from pgnas.data import DataSet
+from pgnas.errors import ConfigError, InputError, RunFolderError
+from pgnas.progress import Progress, SilentReporter
+from pgnas.run_folder import RunFolder
+from pgnas.stages import finishing, searching
+from pgnas.stages.baselines import train_baselines
+from pgnas.stages.context import HANDED_IN, Context, state_digest
+from pgnas.stages.result import RunResult
+from pgnas.stages.store import FolderStore
+
+Stage = Callable[[Context, FolderStore], dict[str, Any]]
+STAGES: dict[str, Stage] = {
+    "search": searching.search,
+    "sample": searching.sample,
+    "extract": searching.extract,
+    "train": searching.train,
+    "export": finishing.export,
+    "evaluate": finishing.evaluate,
+    "report": finishing.report,
+}
+"""In the order in which they are done."""
+
+_logger = logging.getLogger(__name__)
+
+
+def run(
+    config: RunConfig,
+    *,
+    until: str = "report",
+    progress: Progress | None = None,
+    model: nn.Module | None = None,
+    data: DataSet | None = None,
+) -> RunResult:
+    """Do all stages up to ``until`` in the folder ``config.out``; begun ones are resumed, done ones skipped.
+
+    Args:
+        config: The settings.
+        until: The last stage to do.
+        progress: Where to report; nowhere by default.
+        model: The network, if ``config.model`` only describes it.
+        data: The data, if ``config.data`` only describes it.
+
+    Raises:
+        InputError: Something handed in breaks a rule; nothing is left behind.
+        RunError: The run went wrong; what was saved stays.
+    """
+    _require_stage(until)
+    existed = Path(config.out).exists()
+    with RunFolder.create_or_resume(config) as folder:
+        context = Context(folder, progress or SilentReporter(), model=model, data=data)
+        try:
+            _check(context)
+        except BaseException:
+            # Nothing was done yet: leave no folder that would stand in the way of the corrected command.
+            if not any(folder.stage_done(name) or folder.stage_seconds(name) for name in STAGES):
+                folder.discard(remove_folder=not existed)
+            raise
+        for name in list(STAGES)[: list(STAGES).index(until) + 1]:
+            _do(context, name)
+        return load_result(folder, context)
+
+
+def run_stage(path: str | Path, name: str, *, progress: Progress | None = None) -> RunResult:
+    """Do one stage of a run begun earlier.
+
+    Raises:
+        RunFolderError: There is no run, or an earlier stage has not been done.
+    """
+    _require_stage(name)
+    with RunFolder.open(path) as folder:
+        for earlier in list(STAGES)[: list(STAGES).index(name)]:
+            if not folder.stage_done(earlier):
+                raise RunFolderError(
+                    str(path), f"must have the stage {earlier} done", remedy=f"run pgnas {earlier} {path} first"
+                )
+        context = Context(folder, progress or SilentReporter())
+        _do(context, name)
+        return load_result(folder, context)
+
+
+def run_values(
+    *, model: str | nn.Module, data: str | Path | DataSet, out: str | Path, progress: Progress | None = None, **settings: Any
+) -> RunResult:
+    """The whole path in one call: search, sample, extract, train, export, evaluate, report.
+
+    Args:
+        model: What ``--model`` takes, or a network (it is copied; its weights are the starting point).
+        data: What ``--data`` takes, or a :class:`pgnas.data.DataSet`.
+        out: The run folder.
+        progress: Where to report; nowhere by default.
+        settings: The other settings of :class:`pgnas.RunConfig`, such as ``max_macs="40%"`` or ``epochs=20``.
+
+    Raises:
+        InputError: Something handed in breaks a rule.
+        RunError: The run went wrong; what was saved stays.
+    """
+    network = copy.deepcopy(model) if isinstance(model, nn.Module) else None
+    data_set = data if isinstance(data, DataSet) else None
+    model_name = model if isinstance(model, str) else f"{HANDED_IN}{type(model).__name__}:{_digest(network)}"
+    data_name = f"{HANDED_IN}{data_set.name}" if data_set is not None else str(data)
+    unknown = set(settings) - {field.name for field in dataclasses.fields(RunConfig)}
+    if unknown:
+        raise ConfigError(f"pgnas.run setting '{min(unknown)}'", "must be one of RunConfig's", remedy="check its name")
+    config = config_file.make_config({"model": model_name, "data": data_name, "out": str(out), **settings})
+    return run(config, progress=progress, model=network, data=data_set)
+
+
+def _digest(network: nn.Module | None) -> str:
+    return "" if network is None else state_digest(network)
+
+
+def _check(context: Context) -> None:
+    """Whatever can be refused is refused here, before any long work."""
+    if context.folder.stage_done("evaluate"):
+        return
+    context.engine  # noqa: B018 - made to be checked
+    context.data  # noqa: B018
+    context.caps  # noqa: B018
+    context.supernet  # noqa: B018
+    if context.config.baseline:
+        context.decision_epoch  # noqa: B018
+
+
+def _do(context: Context, name: str) -> None:
+    folder = context.folder
+    if folder.stage_done(name):
+        return
+    context.progress.stage(name)
+    store = FolderStore(folder, name)
+    try:
+        if name == "evaluate" and context.config.baseline:
+            train_baselines(context)
+        facts = STAGES[name](context, store)
+    except BaseException as error:
+        if not isinstance(error, InputError):
+            folder.add_seconds(name, store.lap())
+        raise
+    finally:
+        store.close()
+    folder.mark_done(name, store.lap(), **facts)
+    context.progress.note(f"{name}: {folder.stage_seconds(name):.1f} s")
+
+
+def _require_stage(name: str) -> None:
+    if name not in STAGES:
+        raise ConfigError("stage", f"must be one of {', '.join(STAGES)}", value=repr(name), remedy="choose one")
+
+
+def load_result(folder: RunFolder, context: Context | None = None) -> RunResult:
+    """The result of the stages done so far."""
+    path = folder.file("result.json")
+    values = json.loads(path.read_bytes()) if path.exists() else finishing.partial_result(folder)
+    loader = functools.partial(load, folder.path) if context is None else functools.partial(_load_with, context)
+    return RunResult(folder.path, values, loader)
+
+
+def load(path: str | Path) -> nn.Module:
+    """The found network of a run, a plain module in eval mode, rebuilt from its description and its safetensors.
+
+    The network's own code (torchvision, or the factory that ``--model`` named) must be importable; nothing is unpickled.
+
+    Raises:
+        RunFolderError: The run has not found a network yet.
+    """
+    with RunFolder.open(path, writer=False) as folder:
+        return _load_with(Context(folder, SilentReporter()))
+
+
+def _load_with(context: Context) -> nn.Module:
+    context.folder.require("found.safetensors", stage="train")
+    module = searching.found_network(context).module
+    module.load_state_dict(context.folder.load_tensors("found.safetensors")[0])
+    return module.eval()

@@ -1,0 +1,67 @@
+"""What a run returns: the fields of ``result.json``, the network, and where everything is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The outcome of a run, or of the stages done so far.
+
+    Attributes:
+        path: The run folder.
+        values: The fields of ``result.json``; those of stages not yet done are missing.
+    """
+
+    path: Path
+    values: Mapping[str, Any]
+    _load: Callable[[], nn.Module] | None = field(default=None, repr=False)
+
+    @property
+    def model(self) -> nn.Module:
+        """The found network, a plain module in eval mode.
+
+        Raises:
+            RunFolderError: It has not been extracted yet.
+        """
+        if self._load is None:
+            raise AttributeError("this result has no network")
+        return self._load()
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+    def summary(self) -> list[str]:
+        """The result in a few lines."""
+        lines = []
+        full, found = self.values.get("full"), self.values.get("found")
+        if full:
+            lines.append(_row("full network", full))
+        supernet = self.values.get("supernet") or {}
+        if supernet.get("val_accuracy") is not None:
+            lines.append(_row("supernet (posterior mean)", supernet))
+        if found:
+            lines.append(_row("found network", found, full))
+        for name, baseline in (self.values.get("baselines") or {}).items():
+            lines.append(_row(f"baseline {name}", baseline, full))
+        lines.extend(self.values.get("notes") or [])
+        lines.append(f"run folder: {self.path}")
+        return lines
+
+
+def _row(name: str, values: Mapping[str, Any], full: Mapping[str, Any] | None = None) -> str:
+    parts = [f"{name}:"]
+    if values.get("params") is not None:
+        parts.append(f"{values['params']:,} parameters, {values['macs']:,} multiply-adds")
+    if full and values.get("macs") is not None:
+        parts.append(f"({values['macs'] / max(1, full['macs']):.1%} of the full network's)")
+    for key, title in (("val_accuracy", "validation"), ("test_accuracy", "test")):
+        if values.get(key) is not None:
+            parts.append(f"{title} {values[key]:.4f}")
+    return " ".join(parts)

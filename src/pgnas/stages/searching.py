@@ -1,0 +1,200 @@
+"""The stages from the supernet to the found network: search, sample, extract, train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pgnas.nn import SmallNetwork, Supernet, extract_small
+from pgnas.nn.cost import CostName
+from pgnas.seeds import derive_seed
+from pgnas.stages.candidates import Candidate, best, draw, rank
+from pgnas.stages.context import Context
+from pgnas.stages.phases import NetworkPhase, PosteriorPhase, PosteriorSettings
+from pgnas.stages.store import FolderStore
+from pgnas.stages.training import Score, recalibrate, run_epochs
+
+TRIALS = 8
+"""Candidates on which ``--recalibrate auto`` compares validation accuracy with and without."""
+Facts = dict[str, Any]
+
+
+def search(run: Context, store: FolderStore) -> Facts:
+    """Learn the posterior up to the decision; write it, its weights and their momentum."""
+    supernet, caps = run.supernet, run.caps
+    shares: dict[CostName, float] = {kind: cap / getattr(run.full, kind) for kind, cap in caps.items()}
+    steps = run.decision_epoch * run.steps_an_epoch
+    settings = PosteriorSettings(
+        run.prior,
+        run.data_size,
+        shares,
+        steps,
+        logit_lr=run.config.logit_lr,
+        weight_decay=run.weight_decay,
+    )
+    planned = float(run.full.macs) * steps * run.config.batch_size
+    phase = PosteriorPhase(
+        supernet,
+        settings,
+        engine=run.engine,
+        schedule=run.schedule,
+        loss=run.loss,
+        compiled=run.compile_choice("search", planned),
+    )
+    run_epochs(
+        phase,
+        run.train_batches(),
+        epochs=range(run.decision_epoch),
+        seed=run.config.seed,
+        store=store,
+        progress=run.progress,
+        validate=lambda: run.score(supernet, run.data.select),
+    )
+    run.folder.save_tensors("posterior.safetensors", supernet.state_dict(), {"space": supernet.open().space})
+    run.folder.save_tensors("momentum.safetensors", phase.momentum())
+    val = run.score(supernet, run.data.estimate)
+    run.folder.write_json("supernet.json", describe_supernet(supernet))
+    return {"val_accuracy": val.metric, "epochs": run.decision_epoch}
+
+
+def describe_supernet(supernet: Supernet) -> dict[str, Any]:
+    """What is searched and what is not, as JSON."""
+    report = supernet.report
+    keep = supernet.keep_probabilities()
+    return {
+        "gates": {name: {"units": len(p), "keep": round(float(p.mean()), 4)} for name, p in keep.items()},
+        "gated": report.gated,
+        "ungated": [[u.layer, u.reason] for u in report.ungated],
+        "barriers": [[name, reason] for name, reason in report.barriers.items()],
+        "notes": list(report.notes),
+    }
+
+
+def sample(run: Context, store: FolderStore) -> Facts:
+    """Draw candidates from the posterior, rank them on the selection half of validation, and choose the best."""
+    supernet = run.load_posterior()
+    generator = torch.Generator().manual_seed(derive_seed(run.config.seed, "candidates"))
+    drawn = draw(supernet, run.config.candidates, run.caps, generator=generator)
+    calibration = run.calibration_batches()
+    recalibrates, trials = choose_recalibration(run, supernet, drawn[:TRIALS], calibration)
+    ranked = _ranked_before(run, drawn)
+    remaining = drawn[len(ranked) :]
+    score = scorer(run, calibration if recalibrates else None)
+    for candidate in rank(supernet, remaining, score):
+        ranked.append(candidate)
+        run.folder.append_line("candidates.jsonl", candidate.to_row())
+        top = max(c.score.metric for c in ranked if c.score is not None)
+        run.progress.advance(len(ranked), len(drawn), best=top)
+    winner = best(ranked)
+    run.folder.write_json("architecture.json", winner.architecture.to_json())
+    if len(drawn) < run.config.candidates:
+        run.progress.note(f"the posterior has only {len(drawn)} distinct architectures among its samples")
+    values = torch.tensor([c.score.metric for c in ranked if c.score is not None], dtype=torch.float64)
+    assert winner.score is not None
+    return {
+        "count": len(ranked),
+        "val_mean": float(values.mean()),
+        "val_std": float(values.std(correction=0)),
+        "val_best": winner.score.metric,
+        "mode_val": next((c.score.metric for c in ranked if c.is_mode and c.score is not None), None),
+        "repaired": sum(c.repaired > 0 for c in ranked),
+        "recalibrated": recalibrates,
+        "trials": trials,
+        "digest": winner.architecture.digest,
+    }
+
+
+def scorer(run: Context, calibration: Sequence[tuple[Tensor, Tensor]] | None) -> Callable[[nn.Module], Score]:
+    """Scores extracted networks on the selection half, after re-estimating BatchNorm if calibration images are given."""
+
+    def score(network: nn.Module) -> Score:
+        run.engine.place(network)
+        if calibration is not None:
+            recalibrate(network, calibration, engine=run.engine)
+        return run.score(network, run.data.select)
+
+    return score
+
+
+def choose_recalibration(
+    run: Context, supernet: Supernet, candidates: Sequence[Candidate], calibration: Sequence[tuple[Tensor, Tensor]]
+) -> tuple[bool, dict[str, float]]:
+    """Whether to re-estimate BatchNorm: as asked, or where it raises the mean validation accuracy of a few candidates."""
+    if run.config.recalibrate != "auto":
+        return run.config.recalibrate == "on", {}
+    has_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in supernet.modules())
+    if not has_norm:
+        return False, {}
+    means = {}
+    for name, batches in (("plain", None), ("recalibrated", calibration)):
+        scores = [c.score.metric for c in rank(supernet, candidates, scorer(run, batches)) if c.score is not None]
+        means[name] = sum(scores) / len(scores)
+    return means["recalibrated"] > means["plain"], means
+
+
+def _ranked_before(run: Context, drawn: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates that a killed session has scored already: a prefix of those drawn."""
+    ranked = [Candidate.from_row(row) for row in run.folder.read_lines("candidates.jsonl")]
+    same = 0
+    while same < min(len(ranked), len(drawn)) and ranked[same].architecture == drawn[same].architecture:
+        same += 1
+    run.folder.truncate_lines("candidates.jsonl", same)
+    return ranked[:same]
+
+
+def found_network(run: Context) -> SmallNetwork:
+    """The chosen architecture's network with the posterior's weights, on the device."""
+    small = extract_small(run.load_posterior(), run.load_architecture())
+    run.engine.place(small.module)
+    return small
+
+
+def extract(run: Context, store: FolderStore) -> Facts:
+    """Build the small network; re-estimate BatchNorm if the ranking did."""
+    small = found_network(run)
+    plain = run.score(small.module, run.data.select)
+    if run.folder.stage_facts("sample").get("recalibrated"):
+        recalibrate(small.module, run.calibration_batches(), engine=run.engine)
+    after = run.score(small.module, run.data.select)
+    run.folder.save_tensors("extracted.safetensors", small.module.state_dict())
+    counts = run.supernet.count(run.load_architecture())
+    return {**asdict(counts), "val_before_calibration": plain.metric, "val_frozen": after.metric}
+
+
+def train(run: Context, store: FolderStore) -> Facts:
+    """Train the found network, without noise, for the epochs that remain."""
+    small = found_network(run)
+    network = small.module
+    network.load_state_dict(run.folder.load_tensors("extracted.safetensors")[0])
+    counts = run.supernet.count(run.load_architecture())
+    remaining = run.epochs - run.decision_epoch
+    if remaining > 0 and any(True for _ in network.parameters()):
+        momentum, _ = run.folder.load_tensors("momentum.safetensors")
+        parameters = dict(network.named_parameters())
+        steps = remaining * run.steps_an_epoch
+        phase = NetworkPhase(
+            network,
+            name="train",
+            engine=run.engine,
+            schedule=run.schedule,
+            loss=run.loss,
+            weight_decay=run.found_weight_decay,
+            buffers={name: small.take(name, value) for name, value in momentum.items() if name in parameters},
+            compiled=run.compile_choice("train", float(counts.macs) * steps * run.config.batch_size),
+        )
+        run_epochs(
+            phase,
+            run.train_batches(),
+            epochs=range(run.decision_epoch, run.epochs),
+            seed=run.config.seed,
+            store=store,
+            progress=run.progress,
+            validate=lambda: run.score(network, run.data.select),
+        )
+    run.folder.save_tensors("found.safetensors", network.state_dict())
+    val = run.score(network, run.data.estimate)
+    return {"epochs": remaining, "val_accuracy": val.metric}
