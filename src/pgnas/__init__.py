@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from pgnas.errors import RunError as RunError
     from pgnas.nn import Counts as Counts
     from pgnas.nn import Supernet as Supernet
-    from pgnas.nn import extract as extract
     from pgnas.nn import measure as measure
-    from pgnas.nn import supernet as supernet
+    from pgnas.nn.convert import supernet as supernet
+    from pgnas.nn.extract import extract as extract
     from pgnas.stages import RunResult as RunResult
     from pgnas.stages import SearchResult as SearchResult
     from pgnas.stages import load as load
@@ -53,7 +53,25 @@ _HOMES = {
     "supernet": ("pgnas.nn", "supernet"),
 }
 
-__all__ = list(_HOMES)  # noqa: PLE0605
+__all__ = [
+    "Architecture",
+    "Counts",
+    "DataSet",
+    "InputError",
+    "PgnasError",
+    "RunConfig",
+    "RunError",
+    "RunResult",
+    "SearchResult",
+    "Supernet",
+    "extract",
+    "load",
+    "load_data",
+    "measure",
+    "run",
+    "search",
+    "supernet",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,8 +9,9 @@ from torch import nn
 
 from pgnas.nn import measure
 from pgnas.seeds import derive_seed
-from pgnas.stages.context import CALIBRATION_BATCHES, Context
+from pgnas.stages.context import Context
 from pgnas.stages.phases import NetworkPhase
+from pgnas.stages.recipe import CALIBRATION_BATCHES
 from pgnas.stages.schedule import cosine_schedule
 from pgnas.stages.store import FolderStore
 from pgnas.stages.training import run_epochs
@@ -23,10 +24,11 @@ FORWARD_SHARE = 1 / 3
 def total_compute(run: Context) -> float:
     """Training compute of the run in multiply-adds x images: both phases, and the ranking's forward passes."""
     folder = run.folder
-    images = run.steps_an_epoch * min(run.config.batch_size, len(run.data.train))
+    images = run.recipe.examples_an_epoch
     found = folder.stage_facts("extract")["macs"]
     assert isinstance(found, int)
-    training = run.full.macs * run.decision_epoch * images + found * (run.epochs - run.decision_epoch) * images
+    decision = run.recipe.decision_epoch
+    training = run.full.macs * decision * images + found * (run.epochs - decision) * images
     sampled = folder.stage_facts("sample")
     passes = len(run.data.select)
     if sampled.get("recalibrated"):
@@ -69,7 +71,7 @@ def _train(run: Context, name: str) -> dict[str, Any]:
         run.progress.note(f"baseline {name}: the network has no width to scale, left out")
         return {"note": "the network has no width to scale"}
     counts = measure(network, (run.example,))
-    images = run.steps_an_epoch * min(run.config.batch_size, len(run.data.train))
+    images = run.recipe.examples_an_epoch
     epochs = max(1, round(total_compute(run) / (counts.macs * images)))
     store = FolderStore(run.folder, f"baseline-{name}")
     run.engine.place(network)
@@ -78,9 +80,9 @@ def _train(run: Context, name: str) -> dict[str, Any]:
         name=f"baseline-{name}",
         engine=run.engine,
         schedule=cosine_schedule(run.config.lr, epochs * run.steps_an_epoch),
-        loss=run.loss,
-        weight_decay=run.found_weight_decay,
-        compiled=run.compile_choice(f"baseline-{name}", float(counts.macs) * epochs * images),
+        loss=run.recipe.loss,
+        weight_decay=run.recipe.found_weight_decay,
+        compiled=run.compile_choice(f"baseline-{name}", run.recipe.planned_macs(counts, epochs)),
     )
     try:
         run_epochs(

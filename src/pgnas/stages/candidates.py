@@ -66,8 +66,8 @@ Caps = Mapping[CostName, int]
 def draw(supernet: Supernet, count: int, caps: Caps, *, generator: torch.Generator) -> list[Candidate]:
     """The posterior's mode and ``count`` - 1 samples, distinct and under the caps.
 
-    A sample over a cap, measured on its extracted network, is repaired: its least probable units are closed until it fits. A
-    posterior that has decided nearly everything has few distinct samples; then fewer are returned.
+    A sample over a cap, measured on its extracted network, is repaired: its least probable units are closed until it
+    fits. A posterior that has decided nearly everything has few distinct samples; then fewer are returned.
     """
     found: dict[str, Candidate] = {}
     first = _under_caps(supernet, supernet.mode(), caps, is_mode=True)
@@ -138,5 +138,3 @@ def best(candidates: Sequence[Candidate]) -> Candidate:
         return -candidate.score.metric, candidate.score.loss, candidate.counts.macs
 
     return min(candidates, key=key)
-
-

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,23 +17,21 @@ from torch.nn import functional as F
 
 from pgnas import nn as pnn
 from pgnas.architecture import Architecture
-from pgnas.bayes import BernoulliPrior, GibbsPrior, PaperPrior, Prior
-from pgnas.config import Amount, RunConfig
-from pgnas.data import Batches, DataSet, Split, load_data
-from pgnas.errors import ConfigError, RunFolderError
+from pgnas.config import RunConfig
+from pgnas.data import Batches, DataSet, Preprocessing, Split, load_data
+from pgnas.errors import RunFolderError
 from pgnas.nn import Counts, Supernet
-from pgnas.nn.cost import CostName
 from pgnas.progress import Progress
 from pgnas.run_folder import RunFolder
+from pgnas.run_folder.tensors import load_tensors
 from pgnas.seeds import derive_seed
 from pgnas.stages.candidates import Caps
 from pgnas.stages.engine import Engine, make_engine, worth_compiling
-from pgnas.stages.schedule import CosineSchedule, cosine_schedule
-from pgnas.stages.training import Loss, Score, evaluate
+from pgnas.stages.recipe import CALIBRATION_BATCHES, Recipe, prior_of
+from pgnas.stages.training import Score, accuracy
 from pgnas.supernets import BuiltModel, build_model, load_weights
 
 EVALUATION_BATCH = 500
-CALIBRATION_BATCHES = 8
 SMALL_DATA_STEPS = 1_000
 """Small data sets are trained for at least this many steps unless ``--epochs`` says otherwise."""
 AUGMENTATION_FACTOR = 10
@@ -91,7 +92,9 @@ class Context:
             built = BuiltModel(self._model, shape.channels)
         elif self.config.model.startswith(HANDED_IN):
             raise RunFolderError(
-                str(self.folder.path), "was run from Python on a network object", remedy="call pgnas.run(model=...) again"
+                str(self.folder.path),
+                "was run from Python on a network object",
+                remedy="call pgnas.run(model=...) again",
             )
         else:
             built = build_model(
@@ -103,7 +106,7 @@ class Context:
             )
         notes = list(built.notes)
         if self.config.weights is not None:
-            tensors = pgnas_tensors(self.config.weights)
+            tensors = read_weights(self.config.weights)
             notes += load_weights(built.module, tensors, source=self.config.weights, replaced=built.head)
         for note in notes:
             self.progress.note(f"model: {note}")
@@ -135,23 +138,26 @@ class Context:
         return made
 
     @cached_property
-    def caps(self) -> Caps:
-        """The caps as counts.
+    def recipe(self) -> Recipe:
+        """How the search is done."""
+        images = len(self.data.train)
+        return Recipe(
+            self.config,
+            self.engine,
+            F.cross_entropy,
+            accuracy,
+            self.full,
+            self.epochs,
+            self.steps_an_epoch,
+            self.steps_an_epoch * min(self.config.batch_size, images),
+            float(images if self.data.augmentation.is_identity else AUGMENTATION_FACTOR * images),
+            prior_of(self.config),
+        )
 
-        Raises:
-            ConfigError: A cap is not below the full network's count.
-        """
-        caps: dict[CostName, int] = {}
-        for kind, text in (("macs", self.config.max_macs), ("params", self.config.max_params)):
-            if text is None:
-                continue
-            full, cap = getattr(self.full, kind), Amount.parse(text, subject=f"--max-{kind}").of(getattr(self.full, kind))
-            if cap < 1 or cap > full:
-                raise ConfigError(
-                    f"--max-{kind}", f"must be at most the network's {full:,}", value=text, remedy="lower the cap"
-                )
-            caps[kind] = cap  # type: ignore[index]
-        return caps
+    @property
+    def caps(self) -> Caps:
+        """The caps as counts."""
+        return self.recipe.caps
 
     @cached_property
     def epochs(self) -> int:
@@ -160,53 +166,10 @@ class Context:
             return self.config.epochs
         return min(100, max(20, math.ceil(SMALL_DATA_STEPS / self.steps_an_epoch)))
 
-    @property
-    def decision_epoch(self) -> int:
-        """Epochs of the supernet; the found network has the rest."""
-        share = self.config.decision_share()
-        return self.epochs if share is None else min(self.epochs, max(1, round(share * self.epochs)))
-
     @cached_property
     def steps_an_epoch(self) -> int:
         """Optimiser steps an epoch."""
         return len(self.train_batches())
-
-    @property
-    def schedule(self) -> CosineSchedule:
-        """The learning rate over the whole run."""
-        return cosine_schedule(self.config.lr, self.epochs * self.steps_an_epoch)
-
-    @property
-    def data_size(self) -> float:
-        """N of the ELBO."""
-        images = len(self.data.train)
-        return float(images if self.data.augmentation.is_identity else AUGMENTATION_FACTOR * images)
-
-    @property
-    def prior(self) -> Prior:
-        """The prior in force."""
-        if self.config.prior_name == "paper":
-            return PaperPrior(self.config.length_scale_sq)
-        return BernoulliPrior(self.config.prior_drop) if self.config.prior_name == "bernoulli" else GibbsPrior()
-
-    @property
-    def weight_decay(self) -> float:
-        """L2 decay of the weights while gates are random; the paper's prior replaces it."""
-        if self.config.weight_decay is not None:
-            return self.config.weight_decay
-        return 0.0 if self.config.prior_name == "paper" else 5e-4
-
-    @property
-    def found_weight_decay(self) -> float:
-        """L2 decay once the gates are decided: then the paper's weight term (l^2 / N) |w|^2 is a plain one."""
-        if self.config.weight_decay is None and self.config.prior_name == "paper":
-            return 2 * self.config.length_scale_sq / self.data_size
-        return self.weight_decay
-
-    @property
-    def loss(self) -> Loss:
-        """Mean cross-entropy in nats."""
-        return F.cross_entropy
 
     def train_batches(self) -> Batches:
         """The training images, shuffled and augmented."""
@@ -218,9 +181,13 @@ class Context:
         """The first few training batches of epoch 0, for BatchNorm statistics."""
         return [batch for batch, _ in zip(self.train_batches(), range(CALIBRATION_BATCHES), strict=False)]
 
+    def held_out(self, split: Split) -> Batches:
+        """Batches of a held-out split."""
+        return self._batches(split, EVALUATION_BATCH)
+
     def score(self, network: nn.Module, split: Split) -> Score:
         """Accuracy and loss of a network on one split."""
-        return evaluate(network, self._batches(split, EVALUATION_BATCH), engine=self.engine, loss=self.loss)
+        return self.recipe.score(network, self.held_out(split))
 
     def compile_choice(self, stage: str, planned_macs: float) -> bool:
         """Whether a stage compiles its network; decided once and recorded, so that a resumed run does the same."""
@@ -229,7 +196,9 @@ class Context:
             return known
         compiled, reason = worth_compiling(self.config.compile, planned_macs, self.engine.device)
         self.progress.note(f"{stage}: {reason}")
-        self.folder.mark_done(f"{stage}.compile", 0.0, compiled=compiled, reason=reason, threads=torch.get_num_threads())
+        self.folder.mark_done(
+            f"{stage}.compile", 0.0, compiled=compiled, reason=reason, threads=torch.get_num_threads()
+        )
         return compiled
 
     def load_posterior(self) -> Supernet:
@@ -241,8 +210,6 @@ class Context:
 
     def load_architecture(self) -> Architecture:
         """The chosen architecture."""
-        import json
-
         path = self.folder.require("architecture.json", stage="sample")
         return Architecture.from_json(json.loads(path.read_bytes()), subject=str(path))
 
@@ -256,10 +223,8 @@ class Context:
         )
 
     @property
-    def network_preprocessing(self) -> Any:
+    def network_preprocessing(self) -> Preprocessing:
         """What an image must go through before the network."""
-        from dataclasses import replace
-
         shape, channels = self.data.preprocessing, self.built.in_channels
         if channels == shape.channels:
             return shape
@@ -277,12 +242,8 @@ class Context:
             )
 
 
-def pgnas_tensors(path: str) -> Mapping[str, Tensor]:
+def read_weights(path: str) -> Mapping[str, Tensor]:
     """The tensors of a safetensors file."""
-    from pathlib import Path
-
-    from pgnas.run_folder.tensors import load_tensors
-
     return load_tensors(Path(path))[0]
 
 

@@ -108,7 +108,10 @@ def worth_compiling(switch: Switch, planned_macs: float, device: torch.device) -
         return False, "torch.compile off: no C++ compiler found"
     worth = COMPILE_WORTH_MACS if device.type == "cpu" else COMPILE_WORTH_MACS_GPU
     verdict = "repays" if planned_macs >= worth else "does not repay"
-    return planned_macs >= worth, f"the planned work, {planned_macs:.1e} multiply-adds, {verdict} torch.compile's warm-up"
+    return (
+        planned_macs >= worth,
+        f"the planned work, {planned_macs:.1e} multiply-adds, {verdict} torch.compile's warm-up",
+    )
 
 
 @contextlib.contextmanager

@@ -96,7 +96,12 @@ def run_stage(path: str | Path, name: str, *, progress: Progress | None = None) 
 
 
 def run_values(
-    *, model: str | nn.Module, data: str | Path | DataSet, out: str | Path, progress: Progress | None = None, **settings: Any
+    *,
+    model: str | nn.Module,
+    data: str | Path | DataSet,
+    out: str | Path,
+    progress: Progress | None = None,
+    **settings: Any,
 ) -> RunResult:
     """The whole path in one call: search, sample, extract, train, export, evaluate, report.
 
@@ -134,8 +139,6 @@ def _check(context: Context) -> None:
     context.data  # noqa: B018
     context.caps  # noqa: B018
     context.supernet  # noqa: B018
-    if context.config.baseline:
-        context.decision_epoch  # noqa: B018
 
 
 def _do(context: Context, name: str) -> None:
@@ -174,7 +177,8 @@ def load_result(folder: RunFolder, context: Context | None = None) -> RunResult:
 def load(path: str | Path) -> nn.Module:
     """The found network of a run, a plain module in eval mode, rebuilt from its description and its safetensors.
 
-    The network's own code (torchvision, or the factory that ``--model`` named) must be importable; nothing is unpickled.
+    The network's own code (torchvision, or the factory that ``--model`` named) must be importable; nothing is
+    unpickled.
 
     Raises:
         RunFolderError: The run has not found a network yet.

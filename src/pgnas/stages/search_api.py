@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pgnas.architecture import Architecture
-from pgnas.bayes import GibbsPrior, PaperPrior, Prior
-from pgnas.config import Amount, Device, Precision, RunConfig, Switch
+from pgnas.bayes import Prior
+from pgnas.config import Device, Precision, RunConfig, Switch
 from pgnas.errors import DataError
 from pgnas.nn import Counts, Supernet, extract_small
-from pgnas.nn.cost import CostName
 from pgnas.progress import Progress, SilentReporter
-from pgnas.seeds import derive_seed
-from pgnas.stages.candidates import Candidate, best, draw, rank
+from pgnas.stages.candidates import Candidate, best, rank
 from pgnas.stages.engine import make_engine, worth_compiling
-from pgnas.stages.phases import NetworkPhase, PosteriorPhase, PosteriorSettings
-from pgnas.stages.schedule import cosine_schedule
-from pgnas.stages.training import Loader, Loss, Metric, NoStore, Score, accuracy, evaluate, recalibrate, run_epochs
+from pgnas.stages.recipe import CALIBRATION_BATCHES, Recipe, prior_of
+from pgnas.stages.training import Loader, Loss, Metric, NoStore, Phase, Score, accuracy, run_epochs
 
-CALIBRATION_BATCHES = 8
+AUGMENTATION_FACTOR = 10.0
+"""N of the ELBO is this many times the training examples, as in the paper."""
 
 
 @dataclass(frozen=True)
@@ -112,106 +109,96 @@ def search(
         decide_at=decide_at, candidates=candidates, lr=lr, weight_decay=weight_decay, logit_lr=logit_lr, seed=seed,
         device=device, precision=precision, compile=compile,
     )  # fmt: skip
-    progress = progress or SilentReporter()
-    engine = make_engine(device, precision)
-    steps = _steps(train_loader, "train_loader")
     _steps(val_loader, "val_loader")
-    prior = prior or (GibbsPrior() if config.has_cap else PaperPrior(config.length_scale_sq))
-    decay = weight_decay if weight_decay is not None else (0.0 if prior.needs_weights else 5e-4)
+    steps = _steps(train_loader, "train_loader")
     examples = steps * len(next(iter(train_loader))[-1])
-    full = supernet.count(supernet.open())
-    caps: dict[CostName, int] = {}
-    for kind, text in (("macs", max_macs), ("params", max_params)):
-        if text is not None:
-            caps[kind] = Amount.parse(text, subject=f"max_{kind}").of(getattr(full, kind))  # type: ignore[index]
-    share = config.decision_share()
-    decision = epochs if share is None else min(epochs, max(1, round(share * epochs)))
-    schedule = cosine_schedule(lr, epochs * steps)
-    engine.place(supernet)
-    compiled, reason = worth_compiling(compile, float(full.macs) * decision * examples, engine.device)
-    progress.note(reason)
-    store = NoStore()
-    phase = PosteriorPhase(
-        supernet,
-        PosteriorSettings(
-            prior,
-            data_size or 10.0 * examples,
-            {kind: cap / getattr(full, kind) for kind, cap in caps.items()},
-            decision * steps,
-            logit_lr=logit_lr,
-            weight_decay=decay,
-        ),
-        engine=engine,
-        schedule=schedule,
-        loss=loss,
-        compiled=compiled,
+    recipe = Recipe(
+        config,
+        make_engine(device, precision),
+        loss,
+        metric,
+        supernet.count(supernet.open()),
+        epochs,
+        steps,
+        examples,
+        data_size or AUGMENTATION_FACTOR * examples,
+        prior or prior_of(config),
     )
-
-    def score(network: nn.Module) -> Score:
-        return evaluate(network, val_loader, engine=engine, loss=loss, metric=metric)
-
-    progress.stage("search")
-    run_epochs(
-        phase,
-        train_loader,
-        epochs=range(decision),
-        seed=seed,
-        store=store,
-        progress=progress,
-        validate=lambda: score(supernet),
-    )
-    calibration = [batch for batch, _ in zip(train_loader, range(CALIBRATION_BATCHES), strict=False)]
-
-    def calibrated_score(network: nn.Module) -> Score:
-        engine.place(network)
-        if recalibrate_norms:
-            recalibrate(network, calibration, engine=engine)
-        return score(network)
-
-    progress.stage("sample")
-    generator = torch.Generator().manual_seed(derive_seed(seed, "candidates"))
-    ranked = []
-    drawn = draw(supernet, candidates, caps, generator=generator)
-    for candidate in rank(supernet, drawn, calibrated_score):
-        ranked.append(candidate)
-        progress.advance(len(ranked), len(drawn))
+    recipe.caps  # noqa: B018 - checked before any long work
+    searcher = _Searcher(recipe, supernet, train_loader, val_loader, progress or SilentReporter(), recalibrate_norms)
+    momentum = searcher.learn()
+    ranked = searcher.rank()
     winner = best(ranked)
-    small = extract_small(supernet, winner.architecture)
-    calibrated_score(small.module)
-    if decision < epochs:
-        progress.stage("train")
-        momentum = phase.momentum()
-        names = dict(small.module.named_parameters())
-        second = NetworkPhase(
-            small.module,
-            name="train",
-            engine=engine,
-            schedule=schedule,
-            loss=loss,
-            weight_decay=decay,
-            buffers={name: small.take(name, value) for name, value in momentum.items() if name in names},
-            compiled=worth_compiling(
-                compile, float(winner.counts.macs) * (epochs - decision) * examples, engine.device
-            )[0],
-        )
-        run_epochs(
-            second,
-            train_loader,
-            epochs=range(decision, epochs),
-            seed=seed,
-            store=store,
-            progress=progress,
-            validate=lambda: score(small.module),
-        )
+    module = searcher.train_on(winner, momentum)
+    score = recipe.score(module, val_loader)
     return SearchResult(
-        small.module.eval(),
-        winner.architecture,
-        winner.counts,
-        full,
-        score(small.module),
-        tuple(ranked),
-        tuple(store.rows),
+        module.eval(), winner.architecture, winner.counts, recipe.full, score, tuple(ranked), tuple(searcher.store.rows)
     )
+
+
+@dataclass
+class _Searcher:
+    """One search in memory."""
+
+    recipe: Recipe
+    supernet: Supernet
+    train_loader: Loader
+    val_loader: Loader
+    progress: Progress
+    recalibrates: bool
+    store: NoStore = field(default_factory=NoStore)
+
+    def learn(self) -> dict[str, Tensor]:
+        """Learn the posterior; the weights' momentum."""
+        recipe = self.recipe
+        recipe.engine.place(self.supernet)
+        phase = recipe.posterior_phase(self.supernet, compiled=self._compiles(recipe.full, recipe.decision_epoch))
+        self._epochs("search", phase, range(recipe.decision_epoch))
+        return phase.momentum()
+
+    def rank(self) -> list[Candidate]:
+        """Draw and rank the candidates."""
+        self.progress.stage("sample")
+        drawn, ranked = self.recipe.draw(self.supernet), []
+        for candidate in rank(self.supernet, drawn, self._scorer()):
+            ranked.append(candidate)
+            self.progress.advance(len(ranked), len(drawn))
+        return ranked
+
+    def train_on(self, winner: Candidate, momentum: dict[str, Tensor]) -> nn.Module:
+        """Extract the winner and train it for the epochs that remain."""
+        recipe = self.recipe
+        small = extract_small(self.supernet, winner.architecture)
+        self._scorer()(small.module)
+        remaining = recipe.epochs - recipe.decision_epoch
+        if remaining > 0 and any(True for _ in small.module.parameters()):
+            phase = recipe.found_phase(small, momentum, compiled=self._compiles(winner.counts, remaining))
+            self._epochs("train", phase, range(recipe.decision_epoch, recipe.epochs))
+        return small.module
+
+    def _epochs(self, title: str, phase: Phase, epochs: range) -> None:
+        self.progress.stage(title)
+        run_epochs(
+            phase,
+            self.train_loader,
+            epochs=epochs,
+            seed=self.recipe.config.seed,
+            store=self.store,
+            progress=self.progress,
+            validate=lambda: self.recipe.score(phase.network, self.val_loader),
+        )
+
+    def _scorer(self) -> Callable[[nn.Module], Score]:
+        few = zip(self.train_loader, range(CALIBRATION_BATCHES), strict=False)
+        return self.recipe.scorer(self.val_loader, [batch for batch, _ in few] if self.recalibrates else None)
+
+    def _compiles(self, counts: Counts, epochs: int) -> bool:
+        recipe = self.recipe
+        compiled, reason = worth_compiling(
+            recipe.config.compile, recipe.planned_macs(counts, epochs), recipe.engine.device
+        )
+        self.progress.note(reason)
+        return compiled
 
 
 def _steps(loader: Loader, name: str) -> int:
@@ -222,4 +209,3 @@ def _steps(loader: Loader, name: str) -> int:
     if steps < 1:
         raise DataError(name, "must have at least one batch", value=0, remedy="check drop_last and the data set")
     return steps
-

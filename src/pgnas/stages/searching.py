@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,13 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from pgnas.nn import SmallNetwork, Supernet, extract_small
-from pgnas.nn.cost import CostName
-from pgnas.seeds import derive_seed
-from pgnas.stages.candidates import Candidate, best, draw, rank
+from pgnas.stages.candidates import Candidate, best, rank
 from pgnas.stages.context import Context
-from pgnas.stages.phases import NetworkPhase, PosteriorPhase, PosteriorSettings
 from pgnas.stages.store import FolderStore
-from pgnas.stages.training import Score, recalibrate, run_epochs
+from pgnas.stages.training import recalibrate, run_epochs
 
 TRIALS = 8
 """Candidates on which ``--recalibrate auto`` compares validation accuracy with and without."""
@@ -25,30 +22,13 @@ Facts = dict[str, Any]
 
 def search(run: Context, store: FolderStore) -> Facts:
     """Learn the posterior up to the decision; write it, its weights and their momentum."""
-    supernet, caps = run.supernet, run.caps
-    shares: dict[CostName, float] = {kind: cap / getattr(run.full, kind) for kind, cap in caps.items()}
-    steps = run.decision_epoch * run.steps_an_epoch
-    settings = PosteriorSettings(
-        run.prior,
-        run.data_size,
-        shares,
-        steps,
-        logit_lr=run.config.logit_lr,
-        weight_decay=run.weight_decay,
-    )
-    planned = float(run.full.macs) * steps * run.config.batch_size
-    phase = PosteriorPhase(
-        supernet,
-        settings,
-        engine=run.engine,
-        schedule=run.schedule,
-        loss=run.loss,
-        compiled=run.compile_choice("search", planned),
-    )
+    supernet, recipe = run.supernet, run.recipe
+    planned = recipe.planned_macs(run.full, recipe.decision_epoch)
+    phase = recipe.posterior_phase(supernet, compiled=run.compile_choice("search", planned))
     run_epochs(
         phase,
         run.train_batches(),
-        epochs=range(run.decision_epoch),
+        epochs=range(recipe.decision_epoch),
         seed=run.config.seed,
         store=store,
         progress=run.progress,
@@ -58,7 +38,7 @@ def search(run: Context, store: FolderStore) -> Facts:
     run.folder.save_tensors("momentum.safetensors", phase.momentum())
     val = run.score(supernet, run.data.estimate)
     run.folder.write_json("supernet.json", describe_supernet(supernet))
-    return {"val_accuracy": val.metric, "epochs": run.decision_epoch}
+    return {"val_accuracy": val.metric, "epochs": recipe.decision_epoch}
 
 
 def describe_supernet(supernet: Supernet) -> dict[str, Any]:
@@ -77,13 +57,12 @@ def describe_supernet(supernet: Supernet) -> dict[str, Any]:
 def sample(run: Context, store: FolderStore) -> Facts:
     """Draw candidates from the posterior, rank them on the selection half of validation, and choose the best."""
     supernet = run.load_posterior()
-    generator = torch.Generator().manual_seed(derive_seed(run.config.seed, "candidates"))
-    drawn = draw(supernet, run.config.candidates, run.caps, generator=generator)
+    drawn = run.recipe.draw(supernet)
     calibration = run.calibration_batches()
     recalibrates, trials = choose_recalibration(run, supernet, drawn[:TRIALS], calibration)
     ranked = _ranked_before(run, drawn)
     remaining = drawn[len(ranked) :]
-    score = scorer(run, calibration if recalibrates else None)
+    score = run.recipe.scorer(run.held_out(run.data.select), calibration if recalibrates else None)
     for candidate in rank(supernet, remaining, score):
         ranked.append(candidate)
         run.folder.append_line("candidates.jsonl", candidate.to_row())
@@ -108,22 +87,10 @@ def sample(run: Context, store: FolderStore) -> Facts:
     }
 
 
-def scorer(run: Context, calibration: Sequence[tuple[Tensor, Tensor]] | None) -> Callable[[nn.Module], Score]:
-    """Scores extracted networks on the selection half, after re-estimating BatchNorm if calibration images are given."""
-
-    def score(network: nn.Module) -> Score:
-        run.engine.place(network)
-        if calibration is not None:
-            recalibrate(network, calibration, engine=run.engine)
-        return run.score(network, run.data.select)
-
-    return score
-
-
 def choose_recalibration(
     run: Context, supernet: Supernet, candidates: Sequence[Candidate], calibration: Sequence[tuple[Tensor, Tensor]]
 ) -> tuple[bool, dict[str, float]]:
-    """Whether to re-estimate BatchNorm: as asked, or where it raises the mean validation accuracy of a few candidates."""
+    """Whether to re-estimate BatchNorm: as asked, or where it raises the mean validation accuracy of some."""
     if run.config.recalibrate != "auto":
         return run.config.recalibrate == "on", {}
     has_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in supernet.modules())
@@ -131,7 +98,8 @@ def choose_recalibration(
         return False, {}
     means = {}
     for name, batches in (("plain", None), ("recalibrated", calibration)):
-        scores = [c.score.metric for c in rank(supernet, candidates, scorer(run, batches)) if c.score is not None]
+        score = run.recipe.scorer(run.held_out(run.data.select), batches)
+        scores = [c.score.metric for c in rank(supernet, candidates, score) if c.score is not None]
         means[name] = sum(scores) / len(scores)
     return means["recalibrated"] > means["plain"], means
 
@@ -171,25 +139,14 @@ def train(run: Context, store: FolderStore) -> Facts:
     network = small.module
     network.load_state_dict(run.folder.load_tensors("extracted.safetensors")[0])
     counts = run.supernet.count(run.load_architecture())
-    remaining = run.epochs - run.decision_epoch
+    remaining = run.epochs - run.recipe.decision_epoch
     if remaining > 0 and any(True for _ in network.parameters()):
         momentum, _ = run.folder.load_tensors("momentum.safetensors")
-        parameters = dict(network.named_parameters())
-        steps = remaining * run.steps_an_epoch
-        phase = NetworkPhase(
-            network,
-            name="train",
-            engine=run.engine,
-            schedule=run.schedule,
-            loss=run.loss,
-            weight_decay=run.found_weight_decay,
-            buffers={name: small.take(name, value) for name, value in momentum.items() if name in parameters},
-            compiled=run.compile_choice("train", float(counts.macs) * steps * run.config.batch_size),
-        )
+        planned = run.recipe.planned_macs(counts, remaining)
         run_epochs(
-            phase,
+            run.recipe.found_phase(small, momentum, compiled=run.compile_choice("train", planned)),
             run.train_batches(),
-            epochs=range(run.decision_epoch, run.epochs),
+            epochs=range(run.recipe.decision_epoch, run.epochs),
             seed=run.config.seed,
             store=store,
             progress=run.progress,

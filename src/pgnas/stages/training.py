@@ -87,7 +87,8 @@ class Phase(ABC):
         return {"weights": self.weights}
 
     def finish_step(self, step: int) -> None:
-        """What follows the optimisers' step."""
+        """What follows the optimisers' step; nothing, unless a phase says otherwise."""
+        return
 
     def measure(self) -> dict[str, float]:
         """Measurements for the epoch's row; those that :class:`pgnas.progress.Progress` knows are shown."""
@@ -158,12 +159,8 @@ def run_epochs(
                 score = validate()
                 row |= {"accuracy": score.metric, "val_loss": score.loss}
             shown.update({key: row[key] for key in ("loss", "accuracy", "cost", "undecided") if key in row})
-            store.log({"stage": phase.name, "epoch": epoch + 1, "lr": phase.schedule.at(_last(phase, epoch)), **row})
+            store.log({"stage": phase.name, "epoch": epoch + 1, "lr": phase.weights.param_groups[0]["lr"], **row})
             store.save(phase.name, {"phase": phase.state(), "epoch": epoch + 1}, epoch + 1)
-
-
-def _last(phase: Phase, epoch: int) -> int:
-    return int(getattr(phase, "_steps_an_epoch", 1)) * (epoch + 1) - 1
 
 
 def _train_epoch(
@@ -214,9 +211,7 @@ def _train_epoch(
 
 
 @torch.no_grad()
-def evaluate(
-    network: nn.Module, loader: Loader, *, engine: Engine, loss: Loss, metric: Metric = accuracy
-) -> Score:
+def evaluate(network: nn.Module, loader: Loader, *, engine: Engine, loss: Loss, metric: Metric = accuracy) -> Score:
     """Score a network on a loader, in eval mode; its mode is left as it was."""
     mode = network.training
     network.eval()

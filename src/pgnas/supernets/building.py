@@ -164,7 +164,10 @@ def _from_factory(spec: str, module_name: str, attribute: str, in_channels: int,
         ) from error
     except Exception as error:
         raise ModelError(
-            subject, "must be importable", value=f"{type(error).__name__}: {error}", remedy="import it in Python to see why"
+            subject,
+            "must be importable",
+            value=f"{type(error).__name__}: {error}",
+            remedy="import it in Python to see why",
         ) from error
     finally:
         if added:
@@ -181,7 +184,9 @@ def _from_factory(spec: str, module_name: str, attribute: str, in_channels: int,
             remedy="give its other parameters defaults",
         ) from error
     if not isinstance(built, nn.Module):
-        raise ModelError(subject, "must return a torch.nn.Module", value=type(built).__name__, remedy="return the network")
+        raise ModelError(
+            subject, "must return a torch.nn.Module", value=type(built).__name__, remedy="return the network"
+        )
     return built
 
 
@@ -224,9 +229,9 @@ def _fit_head(spec: str, module: nn.Module, example: Tensor, num_classes: int) -
             value=output.shape[1],
             remedy="give its factory a parameter num_classes",
         )
-    name, layer = fitting[-1]
+    name: str = fitting[-1][0]
     owner, _, leaf = name.rpartition(".")
-    setattr(module.get_submodule(owner), leaf, _with_outputs(layer, num_classes))
+    setattr(module.get_submodule(owner), leaf, _with_outputs(fitting[-1][1], num_classes))
     return name
 
 

@@ -2,8 +2,8 @@
 
 A 3x3 convolution to 16 channels, then stages of blocks; a block sums a skip and several residual paths
 ReLU-Conv3x3-BN-ReLU-Conv3x3-BN. Each later stage halves the resolution and doubles the width; its skip is two pooled
-1x1 convolutions, the second on the image shifted by one pixel, concatenated. The paper's instance has width 96, 4 blocks
-a stage and 2 paths.
+1x1 convolutions, the second on the image shifted by one pixel, concatenated. The paper's instance has width 96, 4
+blocks a stage and 2 paths.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class ResidualPath(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
         x = self.bn1(self.conv1(F.relu(x)))
-        x = self.bn2(self.conv2(F.relu(x)))
-        return x
+        y: Tensor = self.bn2(self.conv2(F.relu(x)))
+        return y
 
 
 class ShiftedSkip(nn.Module):
@@ -49,7 +49,8 @@ class ShiftedSkip(nn.Module):
         x = F.relu(x)
         straight = self.conv1(F.avg_pool2d(x, 1, 2))
         shifted = self.conv2(F.avg_pool2d(F.pad(x, (-1, 1, -1, 1)), 1, 2))
-        return self.bn(torch.cat([straight, shifted], 1))
+        joined: Tensor = self.bn(torch.cat([straight, shifted], 1))
+        return joined
 
 
 class ProjectionSkip(nn.Module):
@@ -62,8 +63,8 @@ class ProjectionSkip(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, H, W)."""
-        x = self.bn(self.conv(F.relu(x)))
-        return x
+        y: Tensor = self.bn(self.conv(F.relu(x)))
+        return y
 
 
 class Block(nn.Module):
@@ -81,7 +82,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
-        y = self.skip(x)
+        y: Tensor = self.skip(x)
         for path in self.paths:
             y = y + path(x)
         return y
@@ -121,10 +122,13 @@ class MultibranchResNet(nn.Module):
         """Logits (B, num_classes) of images (B, in_channels, H, W)."""
         x = F.relu(self.blocks(self.stem(x)))
         x = F.adaptive_avg_pool2d(x, 1).flatten(1)
-        return self.classifier(x)
+        logits: Tensor = self.classifier(x)
+        return logits
 
 
-@register("multibranch-resnet", "the paper's SupNet-M construction: a ResNet whose blocks sum several paths", width="width")
+@register(
+    "multibranch-resnet", "the paper's SupNet-M construction: a ResNet whose blocks sum several paths", width="width"
+)
 def multibranch_resnet(
     *, in_channels: int = 3, num_classes: int = 10, width: int = 32, blocks: int = 1, branches: int = 2, stages: int = 3
 ) -> nn.Module:

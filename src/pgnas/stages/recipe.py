@@ -1,0 +1,165 @@
+"""How a search is done, apart from where its data come from and where its results go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pgnas.bayes import BernoulliPrior, GibbsPrior, PaperPrior, Prior
+from pgnas.config import Amount, RunConfig
+from pgnas.errors import ConfigError
+from pgnas.nn import Counts, SmallNetwork, Supernet
+from pgnas.nn.cost import CostName
+from pgnas.seeds import derive_seed
+from pgnas.stages.candidates import Candidate, Caps, draw
+from pgnas.stages.engine import Engine
+from pgnas.stages.phases import NetworkPhase, PosteriorPhase, PosteriorSettings
+from pgnas.stages.schedule import CosineSchedule, cosine_schedule
+from pgnas.stages.training import Loader, Loss, Metric, Score, evaluate, recalibrate
+
+CALIBRATION_BATCHES = 8
+"""Training batches on which BatchNorm is re-estimated."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that the phases of a search need to know.
+
+    Attributes:
+        config: The settings.
+        engine: Where to compute.
+        loss: Mean loss of a batch in nats.
+        metric: Scores of a batch, higher is better.
+        full: Counts of the full network.
+        epochs: Epochs of the whole run.
+        steps_an_epoch: Optimiser steps an epoch.
+        examples_an_epoch: Training examples an epoch.
+        data_size: N of the ELBO.
+        prior: Prior over the gates.
+    """
+
+    config: RunConfig
+    engine: Engine
+    loss: Loss
+    metric: Metric
+    full: Counts
+    epochs: int
+    steps_an_epoch: int
+    examples_an_epoch: int
+    data_size: float
+    prior: Prior
+
+    @property
+    def caps(self) -> Caps:
+        """The caps as counts."""
+        return caps_as_counts(self.config, self.full)
+
+    @property
+    def decision_epoch(self) -> int:
+        """Epochs of the supernet; the found network has the rest."""
+        share = self.config.decision_share()
+        return self.epochs if share is None else min(self.epochs, max(1, round(share * self.epochs)))
+
+    @property
+    def schedule(self) -> CosineSchedule:
+        """The learning rate over the whole run."""
+        return cosine_schedule(self.config.lr, self.epochs * self.steps_an_epoch)
+
+    @property
+    def weight_decay(self) -> float:
+        """L2 decay of the weights while gates are random; the paper's prior replaces it."""
+        if self.config.weight_decay is not None:
+            return self.config.weight_decay
+        return 0.0 if isinstance(self.prior, PaperPrior) else 5e-4
+
+    @property
+    def found_weight_decay(self) -> float:
+        """L2 decay once the gates are decided: the paper's weight term (l^2 / N) |w|^2 is then a plain one."""
+        if self.config.weight_decay is None and isinstance(self.prior, PaperPrior):
+            return 2 * self.prior.length_scale_sq / self.data_size
+        return self.weight_decay
+
+    def planned_macs(self, counts: Counts, epochs: int) -> float:
+        """Forward multiply-adds of so many epochs of a network."""
+        return float(counts.macs) * epochs * self.examples_an_epoch
+
+    def posterior_phase(self, supernet: Supernet, *, compiled: bool) -> PosteriorPhase:
+        """The phase that learns the posterior."""
+        shares: dict[CostName, float] = {kind: cap / getattr(self.full, kind) for kind, cap in self.caps.items()}
+        settings = PosteriorSettings(
+            self.prior,
+            self.data_size,
+            shares,
+            self.decision_epoch * self.steps_an_epoch,
+            logit_lr=self.config.logit_lr,
+            weight_decay=self.weight_decay,
+        )
+        return PosteriorPhase(
+            supernet, settings, engine=self.engine, schedule=self.schedule, loss=self.loss, compiled=compiled
+        )
+
+    def found_phase(self, small: SmallNetwork, momentum: Mapping[str, Tensor], *, compiled: bool) -> NetworkPhase:
+        """The phase that trains the found network on, with the supernet's momentum."""
+        parameters = dict(small.module.named_parameters())
+        return NetworkPhase(
+            small.module,
+            name="train",
+            engine=self.engine,
+            schedule=self.schedule,
+            loss=self.loss,
+            weight_decay=self.found_weight_decay,
+            buffers={name: small.take(name, value) for name, value in momentum.items() if name in parameters},
+            compiled=compiled,
+        )
+
+    def draw(self, supernet: Supernet) -> list[Candidate]:
+        """The candidates; the same for the same seed and posterior."""
+        generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "candidates"))
+        return draw(supernet, self.config.candidates, self.caps, generator=generator)
+
+    def score(self, network: nn.Module, loader: Loader) -> Score:
+        """Score a network."""
+        return evaluate(network, loader, engine=self.engine, loss=self.loss, metric=self.metric)
+
+    def scorer(self, loader: Loader, calibration: Sequence[Any] | None) -> Callable[[nn.Module], Score]:
+        """Scores extracted networks, after re-estimating BatchNorm if calibration batches are given."""
+
+        def score(network: nn.Module) -> Score:
+            self.engine.place(network)
+            if calibration is not None:
+                recalibrate(network, calibration, engine=self.engine)
+            return self.score(network, loader)
+
+        return score
+
+
+def caps_as_counts(config: RunConfig, full: Counts) -> Caps:
+    """The caps of a run as counts.
+
+    Raises:
+        ConfigError: A cap is not between 1 and the full network's count.
+    """
+    caps: dict[CostName, int] = {}
+    texts: dict[CostName, str | None] = {"macs": config.max_macs, "params": config.max_params}
+    for kind, text in texts.items():
+        if text is None:
+            continue
+        count: int = getattr(full, kind)
+        cap = Amount.parse(text, subject=f"--max-{kind}").of(count)
+        if not 1 <= cap <= count:
+            raise ConfigError(
+                f"--max-{kind}", f"must lie between 1 and the network's {count:,}", value=text, remedy="change the cap"
+            )
+        caps[kind] = cap
+    return caps
+
+
+def prior_of(config: RunConfig) -> Prior:
+    """The prior that a run's settings name."""
+    if config.prior_name == "paper":
+        return PaperPrior(config.length_scale_sq)
+    return BernoulliPrior(config.prior_drop) if config.prior_name == "bernoulli" else GibbsPrior()

@@ -1,0 +1,93 @@
+"""Drawing under caps, repairing, ranking."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import pgnas
+from pgnas.stages.candidates import Candidate, best, draw, rank, repair
+from pgnas.stages.training import Score
+
+
+@pytest.fixture
+def supernet():
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(),
+        nn.Conv2d(12, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3),
+    )  # fmt: skip
+    made = pgnas.supernet(network, torch.randn(2, 1, 6, 6))
+    with torch.no_grad():
+        made.gates.unit_logits.normal_(generator=torch.Generator().manual_seed(1))
+    return made
+
+
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def test_candidates_are_distinct_start_with_the_mode_and_repeat_with_the_seed(supernet):
+    drawn = draw(supernet, 20, {}, generator=generator())
+    assert len({c.architecture for c in drawn}) == len(drawn) == 20
+    assert drawn[0].is_mode
+    assert drawn[0].architecture == supernet.mode()
+    assert sum(c.is_mode for c in drawn) == 1
+    again = draw(supernet, 20, {}, generator=generator())
+    assert [c.architecture for c in again] == [c.architecture for c in drawn]
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.6])
+def test_no_candidate_is_over_the_cap_on_its_extracted_network(supernet, share):
+    full = supernet.count(supernet.open())
+    caps = {"macs": int(share * full.macs), "params": int(2 * share * full.params)}
+    for candidate in draw(supernet, 10, caps, generator=generator()):
+        real = pgnas.measure(pgnas.extract(supernet, candidate.architecture), (torch.randn(1, 1, 6, 6),))
+        assert real == candidate.counts
+        assert real.macs <= caps["macs"]
+        assert real.params <= caps["params"]
+
+
+def test_repair_closes_the_least_probable_units_and_no_more_than_needed(supernet):
+    everything = supernet.open()
+    caps = {"macs": int(0.5 * supernet.count(everything).macs)}
+    closed, fitting = repair(supernet, everything, caps)
+    before, after = supernet.gates.mask(everything), supernet.gates.mask(fitting)
+    logits = supernet.gates.logits()
+    assert int((before & ~after).sum()) == closed
+    assert logits[before & ~after].max() <= logits[after].min()
+    assert supernet.count(fitting).macs <= caps["macs"]
+    one_more = after.clone()
+    one_more[torch.where(before & ~after, logits, -torch.inf).argmax()] = True
+    assert supernet.count(supernet.gates.architecture(one_more)).macs > caps["macs"]
+
+
+def test_a_decided_posterior_gives_fewer_candidates(supernet):
+    with torch.no_grad():
+        supernet.gates.unit_logits.copy_(supernet.gates.unit_logits.sign() * 60)
+    drawn = draw(supernet, 20, {}, generator=generator())
+    assert [c.architecture for c in drawn] == [supernet.mode()]
+
+
+def test_ranking_scores_the_extracted_network_with_the_supernets_weights(supernet):
+    x = torch.randn(5, 1, 6, 6)
+    supernet.eval()
+    drawn = draw(supernet, 4, {}, generator=generator())
+
+    def score(network):
+        with torch.no_grad():
+            return Score(float(network(x).sum()), 0.0, 5)
+
+    for candidate in rank(supernet, drawn, score):
+        with supernet.fixed(candidate.architecture), torch.no_grad():
+            assert candidate.score.metric == pytest.approx(float(supernet(x).sum()), rel=1e-4)
+
+
+def test_the_best_has_the_highest_score_then_the_lowest_loss(supernet):
+    drawn = draw(supernet, 3, {}, generator=generator())
+    scores = [Score(0.5, 1.0, 9), Score(0.7, 1.0, 9), Score(0.7, 0.9, 9)]
+    scored = [Candidate(c.architecture, c.counts, c.is_mode, 0, s) for c, s in zip(drawn, scores, strict=True)]
+    assert best(scored) is scored[2]
+    assert Candidate.from_row(scored[1].to_row()) == scored[1]
