@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.fx.node import Argument, map_arg
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 
 class ConcreteProxy(fx.Proxy):
@@ -66,7 +67,7 @@ class ConcreteTracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """torch.nn's layers, and layers whose behaviour in training would be lost by looking inside."""
         known = super().is_leaf_module(m, module_qualified_name)
-        return known or isinstance(m, _BatchNorm) or _is_torch_layer(m) or _is_noise(m)
+        return known or isinstance(m, _ConvNd | nn.Linear | _BatchNorm) or has_torch_forward(m) or _is_noise(m)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """A proxy that knows its value."""
@@ -144,8 +145,8 @@ def reads_mode(module: nn.Module) -> bool:
     return "self.training" in re.sub(r"training\s*=\s*self\.training", "", source)
 
 
-def _is_torch_layer(module: nn.Module) -> bool:
-    """A subclass of a torch.nn layer that computes what its base computes."""
+def has_torch_forward(module: nn.Module) -> bool:
+    """Whether a layer, which may be of a subclass, computes what its torch.nn class computes."""
     if any(True for _ in module.children()):
         return False
     methods = [getattr(type(module), name, None) for name in ("forward", "_conv_forward")]

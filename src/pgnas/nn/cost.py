@@ -37,7 +37,7 @@ def measure(module: nn.Module, inputs: Sequence[Tensor]) -> Counts:
     try:
         module.eval()
         with torch.no_grad(), watch_macs(module, macs.append):
-            module(*(x[:1] for x in inputs))
+            module(*(x[:1].clone() for x in inputs))
     finally:
         for layer, mode in modes.items():
             layer.training = mode

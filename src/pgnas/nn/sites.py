@@ -112,8 +112,7 @@ def _reason(graph: ChannelGraph, node: str, name: str, exclude: Sequence[str], g
         return "excluded"
     if op.groups > 1 and op.per_group == 1:
         return "depthwise: it follows the gates around it"
-    origins = graph.sources(op.inputs[0])
-    if not gate_inputs and all(graph.nodes[s.origin].op == "placeholder" for s in origins):
+    if not gate_inputs and graph.is_input(op.inputs[0]):
         return "it reads the network's input"
     if not graph.is_batched(op.inputs[0]):
         return "the first axis of its input is not the batch"

@@ -77,7 +77,7 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
 def _run(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
     try:
         with torch.no_grad():
-            return model(*inputs)
+            return model(*_clones(inputs))
     except Exception as error:
         shapes = ", ".join(f"{tuple(x.shape)} ({str(x.dtype).removeprefix('torch.')})" for x in inputs)
         raise ModelError(
@@ -89,7 +89,7 @@ def _run(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
 
 
 def _record(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[fx.Graph, ConcreteTracer]:
-    tracer = ConcreteTracer(inputs)
+    tracer = ConcreteTracer(_clones(inputs))
     try:
         with torch.no_grad():
             graph = tracer.trace(model, concrete_args=_defaults_beyond(model, len(inputs)))
@@ -140,7 +140,7 @@ def _require_other_batch(name: str, model: nn.Module, module: fx.GraphModule, in
     more = tuple(torch.cat([x, x[:1]]) for x in inputs)
     try:
         with torch.no_grad():
-            expected = model(*more)
+            expected = model(*_clones(more))
     except Exception:
         return  # the network itself is made for one batch size
     other = _Recorder(module)
@@ -187,6 +187,11 @@ class _Recorder(fx.Interpreter):
         return value
 
 
+def _clones(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Copies, since a network may change its input in place."""
+    return tuple(x.clone() for x in inputs)
+
+
 def _all_close(found: Any, expected: Any) -> bool:
     a, b = _tensors(found), _tensors(expected)
     if [x.shape for x in a] != [x.shape for x in b]:
@@ -211,13 +216,12 @@ def _holds_tensor(value: Any) -> bool:
 
 def _uncalled(model: nn.Module, graph: fx.Graph) -> dict[str, str]:
     called = tuple(f"{node.target}." for node in graph.nodes if node.op == "call_module")
-    read = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
-    found = {}
-    for name, layer in model.named_modules():
-        if isinstance(layer, _ConvNd | nn.Linear) and not f"{name}.".startswith(called):
-            looked_into = any(target.startswith(f"{name}.") for target in read)
-            found[name] = "its class has its own forward" if looked_into else "it did not run on the example inputs"
-    return found
+    layers = [name for name, layer in model.named_modules() if isinstance(layer, _ConvNd | nn.Linear)]
+    return {
+        name: "it is not called on the example inputs in evaluation"
+        for name in layers
+        if not f"{name}.".startswith(called)
+    }
 
 
 def _defaults_beyond(model: nn.Module, count: int) -> dict[str, Any] | None:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pgnas.nn.channels.ops import UNTRACKED, Barrier, ChannelOp, Follow, Value, find_rule, first_input
+from pgnas.nn.concrete_tracer import has_torch_forward
 from pgnas.nn.trace import Trace
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ class ChannelGraph:
         self.statics: Mapping[str, tuple[str, ...]] = {
             name: self._statics(op) if op.copies_arguments else () for name, op in self.ops.items()
         }
+        self._inputs = self._find_inputs()
         self.barriers: Mapping[str, str] = {
             name: op.reason for name, op in self.ops.items() if isinstance(op, Barrier) and op.reason
         }
@@ -97,6 +100,10 @@ class ChannelGraph:
         """Whether the first axis of a node's value is the batch, or a multiple of it."""
         found = self.nodes[node] if isinstance(node, str) else node
         return bool(found.meta.get("is_batched", False))
+
+    def is_input(self, name: str) -> bool:
+        """Whether a value is the network's input, perhaps scaled, normalised or reshaped, before any layer mixed it."""
+        return name in self._inputs
 
     def is_cut(self, name: str) -> bool:
         """Whether a node's layer is cut to the kept channels, and not copied whole."""
@@ -180,8 +187,8 @@ class ChannelGraph:
             return "its weights are shared with another layer"
         if "weight" not in layer._parameters or hasattr(layer, "parametrizations"):
             return "its weight is computed from other tensors (weight norm, a parametrization)"
-        if "forward" in vars(layer):
-            return "its forward was replaced"
+        if "forward" in vars(layer) or not (isinstance(layer, _BatchNorm) or has_torch_forward(layer)):
+            return "its forward is not that of a torch.nn layer"
         return None
 
     def _barrier(self, node: fx.Node, reason: str) -> Barrier:
@@ -194,6 +201,8 @@ class ChannelGraph:
             value = Value(axis, shape[axis])
         if shape is None and node.op != "output" and all(self.shape(n) is None for n in inputs):
             reason = ""  # arithmetic on shapes: nothing to shrink
+        if shape is None and all(user.op == "output" for user in node.users):
+            reason = ""  # a container of outputs
         names = tuple(n.name for n in inputs)
         return Barrier(node.name, names, tuple(self.value(n) for n in inputs), value, reason)
 
@@ -202,6 +211,15 @@ class ChannelGraph:
         layers = [self.layer(node), *(self.layer(user) for user in node.users)]
         channels_last = dimensions == 3 or any(isinstance(x, nn.Linear | nn.LayerNorm) for x in layers)
         return dimensions - 1 if channels_last else 1
+
+    def _find_inputs(self) -> set[str]:
+        found: set[str] = set()
+        for name, op in self.ops.items():
+            is_layer = self.nodes[name].op == "call_module"
+            mixes = is_layer and not isinstance(op, Follow) and bool(self.own_parameters(name))
+            if not mixes and all(source in found for source in op.inputs):
+                found.add(name)
+        return found
 
     def _statics(self, op: ChannelOp) -> tuple[str, ...]:
         return tuple(n.name for n in self.nodes[op.name].all_input_nodes if n.name not in op.inputs)

@@ -1,0 +1,296 @@
+"""Small networks, each with one thing that extraction may get wrong, and helpers that the tests of nn share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pgnas.architecture import Architecture
+from pgnas.nn import Supernet
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images(channels: int = 3, size: int = 8, batch: int = 2, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(batch, channels, size, size, generator=generator(1), dtype=dtype)
+
+
+def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Random weights, biases and BatchNorm statistics: nothing is 0 or 1 by accident."""
+    rng = generator(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            fan = max(1, parameter[0].numel()) if parameter.ndim > 1 else 1
+            parameter.copy_(torch.randn(parameter.shape, generator=rng) / fan**0.5)
+        for layer in model.modules():
+            if isinstance(layer, _BatchNorm) and layer.running_mean is not None and layer.running_var is not None:
+                layer.running_mean.copy_(torch.randn(layer.running_mean.shape, generator=rng))
+                layer.running_var.copy_(torch.rand(layer.running_var.shape, generator=rng) + 0.5)
+    return model
+
+
+def architectures(supernet: Supernet, keeps: tuple[float, ...] = (0.02, 0.3, 0.7, 0.97)) -> list[Architecture]:
+    """Random ones at several densities, all open, all closed, one gate closed, and one channel left in each."""
+    rng = generator(7)
+    sizes = supernet.gates.sizes
+    found = [supernet.gates.architecture(torch.rand(supernet.gates.units, generator=rng) < keep) for keep in keeps]
+    full = {name: tuple(range(size)) for name, size in sizes.items()}
+    names = list(sizes)
+    found += [
+        supernet.open(),
+        Architecture(sizes, dict.fromkeys(sizes, ())),
+        Architecture(sizes, {name: (size - 1,) for name, size in sizes.items()}),
+    ]
+    return found + [Architecture(sizes, {**full, name: ()}) for name in {names[0], names[len(names) // 2], names[-1]}]
+
+
+def tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value
+    return [tensor for part in parts for tensor in tensors(part)]
+
+
+class Network(nn.Module):
+    """A network whose forward is given as a function of the module."""
+
+    def __init__(self, run: Callable[..., Any], **layers: nn.Module | nn.Parameter) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+        self.run = run
+
+    def forward(self, x: Tensor) -> Any:
+        return self.run(self, x)
+
+
+class Pair(NamedTuple):
+    first: Tensor
+    second: Tensor
+
+
+class TwoInputs(nn.Module):
+    """Two inputs, an option with a default, and a dict as output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 5, 3, padding=1), nn.Linear(4, 6)
+        self.c, self.d = nn.Conv2d(5, 6, 1), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor, y: Tensor, scale: float = 2.0, mask: Tensor | None = None) -> dict[str, Any]:
+        z = self.c(torch.relu(self.a(x)))
+        if mask is not None:
+            z = z * mask
+        side = self.d(torch.relu(self.b(y)))
+        return {"map": z * scale, "parts": (side, [z.mean((2, 3))])}
+
+
+class Residual(nn.Module):
+    """Two branches, summed onto the stream and concatenated with it."""
+
+    def __init__(self, width: int = 6) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.bn0 = nn.BatchNorm2d(width)
+        self.left = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+        self.right = nn.Sequential(nn.Conv2d(width, width, 1), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+        self.mix = nn.Conv2d(2 * width, width, 3, padding=1, stride=2)
+        self.head = nn.Linear(width, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn0(self.stem(x)), inplace=True)
+        y = x + self.left(x)
+        y += self.right(x)
+        z = self.mix(torch.cat([x, y], 1))
+        return self.head(F.relu(z).mean([2, 3]))
+
+
+class Separable(nn.Module):
+    """Depthwise and pointwise, twice, with squeeze and excitation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 1)
+        self.depthwise = nn.Conv2d(6, 6, 3, padding=1, groups=6)
+        self.pointwise = nn.Conv2d(6, 8, 1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.squeeze, self.excite = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
+        self.multiplied = nn.Conv2d(8, 16, 3, groups=8)  # two outputs a channel
+        self.last = nn.Conv2d(16, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.hardswish(self.norm(self.pointwise(self.depthwise(self.stem(x)))))
+        scale = self.excite(F.silu(self.squeeze(F.adaptive_avg_pool2d(x, 1))))
+        return self.last(self.multiplied(x * scale.sigmoid()))
+
+
+class Scaled(nn.Conv2d):
+    """A convolution with a forward of its own, which no rule may take for an ordinary one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight / (1 + self.weight.square().sum((1, 2, 3), keepdim=True))
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
+class Frames(nn.Module):
+    """Frames of a video go through a 2-d network as a larger batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(5, 6, 3), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        frames = x.reshape(b * c // 3, 3, h, w)
+        y = self.b(torch.relu(self.a(frames))).mean((2, 3))
+        return self.head(y.reshape(b, -1, 6).mean(1))
+
+
+def _resized(net: Any, x: Tensor) -> Tensor:
+    low = net.b(F.max_pool2d(F.relu(net.a(x)), 2))
+    high = F.interpolate(low, size=x.shape[2:])
+    skip = net.c(x)
+    return net.d(high + F.interpolate(F.relu(net.e(low)), size=(skip.shape[2], skip.size(3))) + skip)
+
+
+def _in_place(net: Any, x: Tensor) -> Tensor:
+    y = net.a(x)
+    z = F.relu(y, True)  # changes y as well
+    return net.c(net.b(y) + z)
+
+
+def _unpacked(net: Any, x: Tensor) -> Tensor:
+    y = F.relu(net.a(x))
+    b, c, h, w = y.shape
+    for _ in range(len(y.shape) - 3):
+        y = y * (1.0 / h)
+    return net.head(y.view(b, c * h * w))
+
+
+def _swapped(net: Any, x: Tensor) -> Tensor:
+    y = net.line(net.a(x).permute(0, 2, 3, 1))
+    y = F.max_pool2d(y, 3, 1, 1)  # pools the channels: they are the last axis here
+    return net.b(y.permute(0, 3, 1, 2))
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "residual": Residual,
+    "separable": Separable,
+    "chain": lambda: nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(True), nn.MaxPool2d(2), nn.Conv2d(6, 5, 3, padding=1, bias=False),
+        nn.BatchNorm2d(5), nn.PReLU(5), nn.Conv2d(5, 4, 3), nn.PReLU(), nn.Flatten(), nn.Linear(16, 7),
+        nn.BatchNorm1d(7), nn.Sigmoid(), nn.Linear(7, 3),
+    ),
+    "closed borders": lambda: Network(  # a dropped branch leaves a constant map that the padding makes uneven
+        lambda net, x: net.out(net.mid(F.relu(net.bn(net.a(y := F.relu(net.stem(x)))))) * net.b(y)),
+        stem=nn.Conv2d(3, 4, 3, padding=1), a=nn.Conv2d(4, 5, 3, padding=1), bn=nn.BatchNorm2d(5),
+        mid=nn.Conv2d(5, 6, 3, padding=1), b=nn.Conv2d(4, 6, 3, padding=1), out=nn.Conv2d(6, 3, 3, padding=1),
+    ),
+    "grouped": lambda: nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 12, 3, padding=1, groups=4), nn.BatchNorm2d(12), nn.ReLU(),
+        nn.Conv2d(12, 6, 1, groups=2), nn.Conv2d(6, 4, 3),
+    ),
+    "transposed": lambda: nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=2), nn.ReLU(), nn.ConvTranspose2d(6, 5, 3, stride=2, output_padding=1), nn.ReLU(),
+        nn.ConvTranspose2d(5, 4, 2), nn.Conv2d(4, 2, 1),
+    ),
+    "layer scale": lambda: Network(
+        lambda net, x: net.b(net.a(x) * net.gamma + net.a2(x) * net.shared + net.shared),
+        a=nn.Conv2d(3, 6, 1), a2=nn.Conv2d(3, 6, 1), b=nn.Conv2d(6, 3, 3),
+        gamma=nn.Parameter(torch.randn(6, 1, 1)), shared=nn.Parameter(torch.randn(1, 6, 1, 1)),
+    ),
+    "attribute of a layer": lambda: Network(  # the weight of b is also read past b
+        lambda net, x: net.c(net.b(net.a(x)) + net.b.weight.sum() * net.b.bias.view(1, -1, 1, 1)),
+        a=nn.Conv2d(3, 6, 1), b=nn.Conv2d(6, 6, 1), c=nn.Conv2d(6, 2, 1),
+    ),
+    "slices and pad": lambda: Network(
+        lambda net, x: net.c(net.b(F.pad(F.relu(net.a(x))[:, :, 1:, ::2], (1, 0, 2, 1)))[:, 1:4]),
+        a=nn.Conv2d(3, 5, 3), b=nn.Conv2d(5, 6, 3, padding=1), c=nn.Conv2d(3, 2, 1),
+    ),
+    "nested cats": lambda: Network(
+        lambda net, x: net.d(torch.cat([c := torch.cat([y := net.a(x), net.b(x), y], 1), net.c(c), y], dim=-3)),
+        a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(3, 3, 1), c=nn.Conv2d(11, 5, 3, padding=1), d=nn.Conv2d(20, 3, 1),
+    ),
+    "cat of blocks": lambda: Network(  # features of 64 a channel next to features of one a channel
+        lambda net, x: net.head(torch.cat([net.a(x).flatten(1), (y := net.b(x)).mean((2, 3)), y.amax((2, 3))], 1)),
+        a=nn.Conv2d(3, 2, 1), b=nn.Conv2d(3, 5, 3), head=nn.Linear(138, 3),
+    ),
+    "flat": lambda: Network(
+        lambda net, x: net.head(F.dropout(F.relu(net.a(x)).view(x.size(0), -1), 0.5, training=net.training)),
+        a=nn.Conv2d(3, 5, 3), head=nn.Linear(180, 3),
+    ),
+    "unpacked shape": lambda: Network(_unpacked, a=nn.Conv2d(3, 5, 3), head=nn.Linear(180, 3)),
+    "resized": lambda: Network(
+        _resized, a=nn.Conv2d(3, 4, 3, padding=1), b=nn.Conv2d(4, 4, 1), c=nn.Conv2d(3, 4, 1), d=nn.Conv2d(4, 3, 3),
+        e=nn.Conv2d(4, 4, 3, padding=1),
+    ),
+    "in place": lambda: Network(_in_place, a=nn.Conv2d(3, 6, 1), b=nn.Conv2d(6, 6, 3, padding=1), c=nn.Conv2d(6, 2, 1)),
+    "channels last": lambda: Network(
+        _swapped, a=nn.Conv2d(3, 5, 3), line=nn.Linear(5, 6), b=nn.Conv2d(6, 4, 1),
+    ),
+    "called twice": lambda: Network(
+        lambda net, x: net.b(F.relu(net.shared(F.relu(net.shared(net.a(x)))))),
+        a=nn.Conv2d(3, 4, 1), shared=nn.Conv2d(4, 4, 3, padding=1), b=nn.Conv2d(4, 2, 1),
+    ),
+    "norm called twice": lambda: Network(
+        lambda net, x: net.c(net.norm(net.a(x))) + net.d(net.norm(net.b(x))),
+        a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(3, 4, 1), norm=nn.BatchNorm2d(4, affine=False),
+        c=nn.Conv2d(4, 2, 1), d=nn.Conv2d(4, 2, 1),
+    ),
+    "layer norm": lambda: Network(
+        lambda net, x: net.c(net.b(net.norm(net.a(x)))),
+        a=nn.Conv2d(3, 4, 1), norm=nn.GroupNorm(2, 4), b=nn.Conv2d(4, 5, 1), c=nn.Conv2d(5, 2, 1),
+    ),
+    "attention": lambda: Network(
+        lambda net, x: net.head(net.encoder(net.a(x).flatten(2).transpose(1, 2)).mean(1)),
+        a=nn.Conv2d(3, 8, 4, stride=4), head=nn.Linear(8, 3),
+        encoder=nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True),
+    ),
+    "split": lambda: Network(
+        lambda net, x: net.c(torch.cat([(p := net.b(net.a(x)).chunk(2, 1))[1], p[0]], 1)),
+        a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 6, 1), c=nn.Conv2d(6, 2, 1),
+    ),
+    "arithmetic": lambda: Network(
+        lambda net, x: net.c(torch.maximum(1 - net.a(x), -(y := net.b(x))) / (y**2 + 1) - torch.add(y, y, alpha=2)),
+        a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(3, 4, 1), c=nn.Conv2d(4, 2, 1),
+    ),
+    "spatial attention": lambda: Network(
+        lambda net, x: net.c((y := F.relu(net.a(x))) * torch.sigmoid(net.b(y))),
+        a=nn.Conv2d(3, 5, 1), b=nn.Conv2d(5, 1, 3, padding=1), c=nn.Conv2d(5, 2, 1),
+    ),
+    "own forward": lambda: nn.Sequential(nn.Conv2d(3, 5, 1), nn.ReLU(), Scaled(5, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)),
+    "weight norm": lambda: nn.Sequential(
+        nn.Conv2d(3, 5, 1), nn.ReLU(), nn.utils.parametrizations.weight_norm(nn.Conv2d(5, 4, 3)), nn.Conv2d(4, 2, 1),
+    ),
+    "no statistics": lambda: nn.Sequential(
+        nn.Conv2d(3, 5, 1), nn.BatchNorm2d(5, track_running_stats=False), nn.ReLU(), nn.Conv2d(5, 4, 3, padding=1),
+        nn.BatchNorm2d(4), nn.Conv2d(4, 2, 3, padding=1),
+    ),
+    "frames": Frames,
+    "named tuple": lambda: Network(
+        lambda net, x: Pair(net.b(y := F.relu(net.a(x))), y.mean((2, 3))), a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 2, 1),
+    ),
+}  # fmt: skip
+
+
+def tied() -> nn.Module:
+    """Two layers with one weight."""
+    net = Network(
+        lambda net, x: net.c(net.b(F.relu(net.a(net.stem(x))))),
+        stem=nn.Conv2d(3, 4, 1),
+        a=nn.Conv2d(4, 4, 1),
+        b=nn.Conv2d(4, 4, 1),
+        c=nn.Conv2d(4, 2, 1),
+    )
+    net.b.weight = net.a.weight
+    return net
+
+
+NETWORKS["tied"] = tied

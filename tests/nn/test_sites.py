@@ -1,0 +1,178 @@
+"""Where a network is gated, where it is not, and that nothing is silently missing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torchvision.models as zoo
+from torch import nn
+
+from pgnas.errors import ModelError
+from pgnas.nn import supernet
+
+from .networks import NETWORKS, Network, Residual, Separable, images
+from .test_extract import ZOO
+
+X = images(dtype=torch.float32)
+
+
+def ungated(report: Any) -> dict[str, str]:
+    return {entry.layer: entry.reason for entry in report.ungated}
+
+
+def test_pointwise_is_gated_and_depthwise_is_not() -> None:
+    report = supernet(Separable(), X).report
+    assert report.gated == {"pointwise": 6, "squeeze": 8, "excite": 4, "last": 16}
+    assert ungated(report) == {
+        "stem": "it reads the network's input",
+        "depthwise": "depthwise: it follows the gates around it",
+        "multiplied": "depthwise: it follows the gates around it",
+    }
+    assert report.barriers == {}
+
+
+def test_grouped_convolutions_have_a_unit_a_group() -> None:
+    assert supernet(NETWORKS["grouped"](), X).report.gated == {"2": 4, "5": 2, "6": 6}
+
+
+@pytest.mark.parametrize("name", ["residual", "grouped", "chain"])
+def test_the_image_is_gated_on_request(name: str) -> None:
+    first, layers = supernet(NETWORKS[name](), X), supernet(NETWORKS[name](), X, gate_inputs=True)
+    new = set(layers.report.gated) - set(first.report.gated)
+    assert {layer: layers.report.gated[layer] for layer in new} in ({"stem": 3}, {"0": 3})
+
+
+def test_an_input_that_the_network_normalises_is_still_the_input() -> None:
+    net = Network(
+        lambda net, x: net.b(net.a(torch.relu(net.norm((x - 0.5) / 2)))),
+        a=nn.Conv2d(3, 4, 1), norm=nn.BatchNorm2d(3), b=nn.Conv2d(4, 2, 1),
+    )  # fmt: skip
+    report = supernet(net, X).report
+    assert report.gated == {"b": 4}
+    assert ungated(report) == {"a": "it reads the network's input"}
+
+
+def test_linear_layer_after_flatten_has_a_unit_a_channel() -> None:
+    made = supernet(NETWORKS["flat"](), X)
+    assert made.report.gated == {"head": 5}
+    assert made.space.sites[0].unit_of_channel.tolist() == [c for c in range(5) for _ in range(36)]
+    assert supernet(NETWORKS["cat of blocks"](), X).report.gated == {"head": 138}
+
+
+def test_concatenated_sources_are_groups() -> None:
+    made = supernet(NETWORKS["nested cats"](), X)
+    groups = {spec.name: [(g.source, g.start, g.stop) for g in spec.groups] for spec in made.space.gates}
+    assert groups == {
+        "c": [("a", 0, 4), ("b", 4, 7), ("a", 7, 11)],
+        "d": [("a", 0, 4), ("b", 4, 7), ("a", 7, 11), ("c", 11, 16), ("a", 16, 20)],
+    }
+
+
+def test_densenet_121_has_one_group_a_source() -> None:
+    made = supernet(zoo.densenet121(num_classes=10), images(size=32, dtype=torch.float32))
+    assert len(made.report.gated) == 120
+    sources = {spec.name: len(spec.groups) for spec in made.space.gates}
+    for block, layers in enumerate((6, 12, 24, 16), start=1):
+        for layer in range(1, layers + 1):
+            assert sources[f"features.denseblock{block}.denselayer{layer}.conv1"] == layer
+            assert sources[f"features.denseblock{block}.denselayer{layer}.conv2"] == 1
+        if block < 4:
+            assert sources[f"features.transition{block}.conv"] == layers + 1
+    assert sources["classifier"] == 17
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "reason"),
+    [
+        ("called twice", "shared", "its layer is called 2 times with the same weights"),
+        ("norm called twice", None, "its layer is called 2 times with the same weights"),
+        ("tied", "a", "its weights are shared with another layer"),
+        ("attribute of a layer", "b", "its weights are shared with another layer"),
+        ("layer norm", "norm", "no rule for layer type GroupNorm"),
+        ("attention", "encoder", "no rule for layer type TransformerEncoderLayer"),
+        ("own forward", "2", "its forward is not that of a torch.nn layer"),
+        ("weight norm", "2", "its weight is computed from other tensors (weight norm, a parametrization)"),
+        ("split", None, "no rule for tensor method chunk()"),
+        ("channels last", None, "its input's channels could not be followed"),
+    ],
+)
+def test_what_cannot_be_followed_is_reported(name: str, layer: str | None, reason: str) -> None:
+    report = supernet(NETWORKS[name](), X).report
+    assert reason in report.barriers.values()
+    if layer is not None:
+        assert ungated(report)[layer] == reason
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["residual", "separable", "chain", "closed borders", "grouped", "transposed", "slices and pad", "nested cats",
+     "cat of blocks", "flat", "resized", "in place", "arithmetic", "spatial attention", "layer scale", "no statistics",
+     "named tuple"],
+)  # fmt: skip
+def test_ordinary_networks_have_nothing_that_stops_shrinking(name: str) -> None:
+    barriers = dict(supernet(NETWORKS[name](), X).report.barriers)
+    if name == "slices and pad":
+        assert barriers.popitem()[1] == "it takes a part of the channels"
+    if name == "layer scale":  # one of its scales is read twice
+        assert len(barriers) == 2
+        return
+    assert barriers == {}
+
+
+@pytest.mark.parametrize("name", [*ZOO, "googlenet", "convnext_tiny", "swin_t"])
+def test_every_layer_is_gated_or_listed(name: str) -> None:
+    make = ZOO.get(name)
+    options = {"init_weights": False} if name == "googlenet" else {}
+    model = make() if make is not None else zoo.get_model(name, weights=None, **options)
+    report = supernet(model, images(size=64 if make is None else 32, dtype=torch.float32)).report
+    listed = set(report.gated) | set(ungated(report))
+    layers = {k for k, m in model.named_modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)}
+    assert layers <= listed
+    assert not set(report.gated) & set(ungated(report))
+    assert all(ungated(report).values())
+
+
+def test_layers_that_do_not_run_are_listed() -> None:
+    net = Network(lambda net, x: net.b(net.a(x)), a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 2, 1), aux=nn.Linear(2, 2))
+    assert ungated(supernet(net, X).report)["aux"] == "it is not called on the example inputs in evaluation"
+
+
+def test_sequence_first_is_not_gated_by_mistake() -> None:
+    net = Network(
+        lambda net, x: net.c(net.b(net.a(x).flatten(2).permute(2, 0, 1))),
+        a=nn.Conv2d(3, 4, 1), b=nn.Linear(4, 5), c=nn.Linear(5, 2), d=nn.Conv2d(4, 2, 1),
+    )  # fmt: skip
+    with pytest.raises(ModelError, match="must have a layer that can be gated"):
+        supernet(net, X)
+
+
+def test_exclude() -> None:
+    report = supernet(Residual(), X, exclude=["left.*", "head"]).report
+    assert set(report.gated) == {"right.0", "mix"}
+    assert ungated(report) == {"stem": "it reads the network's input", "left.0": "excluded", "head": "excluded"}
+    assert "head" not in supernet(Residual(), X, exclude="head").report.gated
+
+
+def test_tied_layers_share_a_gate_however_the_ties_are_listed() -> None:
+    for tie in ([["left.0", "right.0", "head"]], [["right.0", "head"], ["left.0", "right.0"]]):
+        made = supernet(Residual(), X, tie=tie)
+        assert made.gates.units == 6 + 12
+        assert len({site.gate for site in made.space.sites}) == 2
+        assert made.report.gated == {"left.0": 6, "right.0": 6, "mix": 12, "head": 6}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"exclude": ["lefty.*"]}, r"^exclude 'lefty\.\*' must match .+; check the layer's name$"),
+        ({"tie": [["left.0", "mix"]]}, r"^tie of 'left.0' and 'mix' must join .+, got 6 and 12; .+$"),
+        ({"tie": [["left.0", "stem"]]}, r"^tie must name gated layers, got 'stem'; .+$"),
+        ({"exclude": ["*"]}, r"^model must have a layer that can be gated, got none; .+$"),
+        ({"granularity": "pixel"}, r"^granularity must be channel, group or product, got 'pixel'; .+$"),
+    ],
+)
+def test_mistakes_are_explained_in_one_line(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        supernet(Residual(), X, **options)

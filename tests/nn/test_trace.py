@@ -1,0 +1,189 @@
+"""Tracing: what is followed, and what is refused in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pgnas.errors import ModelError
+from pgnas.nn import extract, supernet
+
+from .networks import Network, Pair, images, tensors
+
+X = images(dtype=torch.float32)
+
+
+def network(run: Callable[..., Any]) -> nn.Module:
+    return Network(run, a=nn.Conv2d(3, 4, 3, padding=1), b=nn.Conv2d(4, 4, 1), head=nn.Linear(4, 2))
+
+
+@dataclasses.dataclass
+class Output:
+    scores: Tensor
+    map: Tensor
+
+
+def by_shape(net: Any, x: Tensor) -> Tensor:
+    y = net.a(x)
+    if x.shape[2] > 4 and x.size(-1) == 8 and len(y.shape) == 4 and y.dim() == 4 and y.ndim == 4:
+        y = net.b(y)
+    for i in range(y.shape[1] // 2):
+        y = y + i
+    return net.head(y.mean((2, 3)))
+
+
+def by_lists(net: Any, x: Tensor) -> Tensor:
+    parts = [net.a(x)]
+    parts.append(net.b(parts[-1]))
+    _, _, h, w = parts[0].shape
+    for left, right in itertools.pairwise(parts):
+        x = left + right * (h / w) + float(len(parts))
+    return net.head(F.avg_pool2d(x, (h, w)).view(x.size(0), -1))
+
+
+FOLLOWED = {
+    "shapes": by_shape,
+    "lists": by_lists,
+    "view of a number": lambda net, x: net.head(F.adaptive_avg_pool2d(net.b(net.a(x)), 1).view(-1, 4)),
+    "reshape by the batch": lambda net, x: net.head(net.b(net.a(x)).mean((2, 3)).reshape(x.shape[0], -1)),
+    "dataclass": lambda net, x: Output(scores=net.head((y := net.b(net.a(x))).mean((2, 3))), map=y),
+    "named tuple": lambda net, x: Pair(net.head((y := net.b(net.a(x))).mean((2, 3))), y),
+    "list": lambda net, x: [net.b(net.a(x)), (x,)],
+    "type and device": lambda net, x: net.b(net.a(x)) * torch.ones(1, dtype=x.dtype, device=x.device),
+}
+
+
+def flat(value: Any) -> list[Tensor]:
+    return tensors(vars(value) if dataclasses.is_dataclass(value) else value)
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_followed(name: str) -> None:
+    model = network(FOLLOWED[name]).eval()
+    made = supernet(model, X)
+    expected, small = model(X), extract(made, made.open())(X)
+    assert type(small) is type(expected)
+    for found, value in zip(flat(small), flat(expected), strict=True):
+        torch.testing.assert_close(found, value)
+
+
+REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
+    "values": (
+        lambda net, x: net.b(net.a(x)) if x.sum() > 0 else net.a(x),
+        r"^model Network must be traceable by torch.fx .+, got .*depends on the value of tensor",
+    ),
+    "item": (lambda net, x: net.b(net.a(x)) * float(x.max()), r"^model Network must be traceable by torch.fx"),
+    "random": (
+        lambda net, x: net.b(net.a(x)) + torch.rand_like(x[:, :1]),
+        r"^model Network must compute the same when traced, got another output; look for random",
+    ),
+    "always dropped": (
+        lambda net, x: net.b(F.dropout(net.a(x), 0.5, training=True)),
+        r"^model Network must compute the same when traced",
+    ),
+    "batch as a number": (
+        lambda net, x: net.head(net.b(net.a(x)).mean((2, 3)).view(len(x), 4)),
+        r"^model Network must not turn the batch size into a Python number, got .+ batches of 2 only",
+    ),
+    "wrong input": (
+        lambda net, x: net.b(net.a(x[:, :2])),
+        r"^model Network must run on inputs of shape \(2, 3, 8, 8\) \(float32\), got .+; check the image size",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_in_one_line(name: str) -> None:
+    run, message = REFUSED[name]
+    with pytest.raises(ModelError, match=message) as caught:
+        supernet(network(run), X)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [(), "image", (X, X[:1]), (torch.tensor(1.0),), (X[:0],)],
+    ids=["none", "str", "batches", "scalar", "empty"],
+)
+def test_example_inputs_are_checked(inputs: Any) -> None:
+    with pytest.raises(ModelError, match=r"^example_inputs must "):
+        supernet(network(by_shape), inputs)
+
+
+def test_dtype_of_model_and_example_must_agree() -> None:
+    with pytest.raises(ModelError, match=r"must run on inputs of shape \(2, 3, 8, 8\) \(float32\)"):
+        supernet(network(by_shape).double(), X)
+
+
+def test_a_supernet_of_a_supernet_is_refused() -> None:
+    with pytest.raises(ModelError, match="must be an ordinary network"):
+        supernet(supernet(network(by_shape), X), X)
+
+
+def test_a_model_that_cannot_be_copied_is_refused() -> None:
+    model = network(by_shape)
+    model.extra = model.a.weight * 2  # not a leaf of the autograd graph
+    with pytest.raises(ModelError, match=r"must be copyable by copy\.deepcopy, got [^\n]+$"):
+        supernet(model, X)
+
+
+def test_functional_dropout_follows_the_mode() -> None:
+    model = network(lambda net, x: net.b(F.dropout(net.a(x), 0.5, net.training)))
+    made = supernet(model, X)
+    with made.fixed(made.open()):
+        assert not torch.equal(made.train()(X), made(X))
+        assert torch.equal(made.eval()(X), made(X))
+    assert made.report.notes == ("functional dropout 'dropout' became the layer 'functional_dropout'",)
+
+
+class Noisy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) + 1 if self.training else self.conv(x)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth, as many libraries have it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 0 if self.training else x
+
+
+def test_behaviour_in_training_that_is_lost_is_noted() -> None:
+    made = supernet(nn.Sequential(nn.Conv2d(3, 4, 1), Noisy()), X)
+    assert made.report.notes == ("'1' reads self.training: the supernet keeps what it does in evaluation",)
+
+
+def test_stochastic_depth_keeps_its_training_behaviour_and_lets_channels_through() -> None:
+    model = Network(lambda net, x: net.b(net.a(x)) + net.path(net.c(x)),
+                    a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 2, 1), c=nn.Conv2d(3, 2, 1), path=DropPath())  # fmt: skip
+    made = supernet(model, X)
+    assert made.report.barriers == {}
+    assert made.report.notes == ()
+    with torch.no_grad(), made.fixed(made.open()):
+        torch.testing.assert_close(made.train()(X), model.b(model.a(X)))
+        torch.testing.assert_close(made.eval()(X), model.b(model.a(X)) + model.c(X))
+
+
+def test_example_of_one_image_works_for_batches() -> None:
+    model = network(FOLLOWED["reshape by the batch"]).eval()
+    made = supernet(model, X[:1])
+    torch.testing.assert_close(extract(made, made.open())(X), model(X))
+
+
+def test_layers_without_a_forward_of_their_own_are_layers() -> None:
+    class Mine(nn.Conv2d):
+        pass
+
+    made = supernet(nn.Sequential(Mine(3, 4, 1), nn.ReLU(), Mine(4, 2, 1)), X)
+    assert made.report.gated == {"2": 4}
