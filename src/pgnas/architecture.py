@@ -17,6 +17,7 @@ from typing import Any
 from pgnas.errors import ArchitectureError
 
 FORMAT = "pgnas.architecture/1"
+_MOST_UNITS = 10_000_000  # of one gate in a file: a damaged one must not fill the memory
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def parse_ranges(text: str, size: int) -> tuple[int, ...]:
     for part in text.split(",") if text else []:
         low, dash, high = part.partition("-")
         first, last = int(low), int(high if dash else low)
-        if not 0 <= first <= last < size or (indices and first <= indices[-1]):
+        if not 0 <= first <= last < min(size, _MOST_UNITS) or (indices and first <= indices[-1]):
             raise ValueError(f"range {part!r} is not ascending below {size}")
         indices.extend(range(first, last + 1))
     return tuple(indices)

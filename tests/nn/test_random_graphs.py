@@ -17,8 +17,8 @@ from .test_extract import require_theorem
 
 Step = tuple[str, int, int]
 STEPS = (
-    "conv", "wide", "grouped", "depthwise", "multiplied", "norm", "relu", "in place", "prelu", "add", "mul", "cat", "twice",
-    "excite", "scale", "pool", "resize", "slice", "pad", "split", "permute", "shift", "again",
+    "conv", "wide", "grouped", "depthwise", "multiplied", "norm", "relu", "in place", "prelu", "add", "mul", "cat",
+    "twice", "excite", "scale", "pool", "resize", "slice", "pad", "split", "permute", "shift", "again",
 )  # fmt: skip
 
 

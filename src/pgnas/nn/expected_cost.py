@@ -1,8 +1,9 @@
 """The expected cost of a supernet as a polynomial in its gates: the declared surrogate of :class:`BilinearCost`.
 
 A layer costs (kept inputs) x (needed outputs) and so much a needed output, where an output is needed if any gate that
-reads it is open. It differs from the extracted network where a gated layer has no reader or no live input left, and
-where an operation that cannot be shrunk is not used at all.
+reads it is open. It differs from the extracted network where a gated layer has no reader or no live input left, where
+an operation that cannot be shrunk is not used at all, and where one layer reads a channel through several of its units
+(a concatenation of a value and of a sum with it), which counts as always needed.
 """
 
 from __future__ import annotations
@@ -134,10 +135,26 @@ class _Surrogate:
         self.slot_unit = torch.cat(slot_units)
         self.slot_layer = torch.full((len(self.slot_unit),), -1)
         self.first_slot = dict(zip(self.site_of_node, self.slot_starts, strict=True))
+        self.entries = [torch.stack([torch.arange(len(self.slot_unit)), self.slot_unit])]
+        self.entries += [self._groups_behind(site, firsts) for site in sites]
         self.layers: list[_Layer] = []
+        self.counted: set[int] = set()
         self.outputs = 0
         self.always: list[Tensor] = []
         self.readings: list[Tensor] = []
+
+    def _groups_behind(self, site: Site, firsts: dict[str, int]) -> Tensor:
+        """(slot, unit) entries of channels that a gated group makes: they are alive only if that group is open too."""
+        op, found = self.graph.ops[site.node], [torch.empty(2, 0, dtype=torch.long)]
+        if isinstance(op, Dense) and op.groups == 1 and op.values[0].block == 1:
+            for run in self.graph.sources(op.inputs[0]):
+                origin, gated = self.graph.ops[run.origin], self.site_of_node.get(run.origin)
+                if gated is not None and isinstance(origin, Dense) and origin.groups > 1:
+                    channel = torch.arange(run.channels)
+                    group = channel // (run.channels // origin.groups)
+                    slot = self.first_slot[site.node] + run.start + channel
+                    found.append(torch.stack([slot, firsts[gated.gate] + group]))
+        return torch.cat(found, 1)
 
     def add(self, name: str, rows: Tensor) -> None:
         """Add a node's cost, given who reads its channels."""
@@ -195,17 +212,20 @@ class _Surrogate:
         """The cost of what is not shrunk, taken as always there."""
         if self.kind == "macs":
             return self.graph.macs(name)
-        return sum(p.numel() for p in self.graph.own_parameters(name))
+        new = {id(p): p.numel() for p in self.graph.own_parameters(name) if id(p) not in self.counted}
+        self.counted |= set(new)
+        return sum(new.values())
 
     def build(self) -> BilinearCost:
         """Assemble."""
         reading = torch.cat(self.readings, 1)
+        entries = torch.cat(self.entries, 1)
         counts = torch.cat([torch.full((max(1, len(layer.outputs)),), i) for i, layer in enumerate(self.layers)])
         return BilinearCost(
             units=self.units,
             slot_layer=self.slot_layer,
-            entry_slot=torch.arange(len(self.slot_unit)),
-            entry_unit=self.slot_unit,
+            entry_slot=entries[0],
+            entry_unit=entries[1],
             fixed_inputs=torch.tensor([layer.fixed_inputs for layer in self.layers]),
             output_layer=counts,
             output_always=torch.cat(self.always),

@@ -1,0 +1,166 @@
+"""Counted, planned and expected cost."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+import torchvision.models as zoo
+from torch import nn
+
+from pgnas.architecture import Architecture
+from pgnas.nn import Counts, Supernet, measure, supernet
+from pgnas.nn.cost import CostName
+from pgnas.nn.expected_cost import expected_cost
+
+from .networks import NETWORKS, Network, Residual, Separable, architectures, generator, images, randomise
+from .test_extract import ZOO
+
+X = images(dtype=torch.float32)
+KINDS: tuple[CostName, ...] = ("macs", "params")
+
+
+def counted(gated: Supernet, architecture: Architecture, kind: CostName) -> float:
+    cost = expected_cost(gated.graph, gated.space.sites, gated.gates.sizes, kind)
+    return cost.count(gated.gates.mask(architecture))
+
+
+def exact(gated: Supernet, architecture: Architecture, kind: CostName) -> int:
+    return int(getattr(gated.count(architecture), kind))
+
+
+def test_measure_by_hand() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1, stride=2, bias=False), nn.BatchNorm2d(4), nn.Conv2d(4, 8, 3, groups=2),
+        nn.ConvTranspose2d(8, 2, 3, stride=2), nn.Flatten(), nn.Linear(50, 6),
+    )  # fmt: skip
+    macs = 3 * 4 * 9 * 4 * 4 + (4 // 2) * 8 * 9 * 2 * 2 + 8 * 2 * 9 * 2 * 2 + 50 * 6
+    params = 3 * 4 * 9 + 8 + (2 * 8 * 9 + 8) + (8 * 2 * 9 + 2) + (50 * 6 + 6)
+    assert measure(net, (X,)) == Counts(params, macs)
+
+
+def test_measure_leaves_the_network_as_it_was() -> None:
+    net = Residual().train()
+    net.bn0.eval()
+    x = X.clone()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    measure(net, (x,))
+    assert net.training
+    assert not net.bn0.training
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert not any(module._forward_hooks for module in net.modules())
+    assert torch.equal(x, X)
+
+
+def test_known_sizes() -> None:
+    x = torch.zeros(1, 3, 224, 224)
+    assert measure(zoo.resnet18(), (x,)) == Counts(11_689_512, 1_814_073_344)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", [*NETWORKS, *ZOO])
+def test_surrogate_is_exact_with_all_gates_open(name: str, kind: CostName) -> None:
+    make = NETWORKS.get(name) or ZOO[name]
+    x = X if name in NETWORKS else images(size=32, dtype=torch.float32)
+    gated = supernet(make(), x)
+    assert counted(gated, gated.open(), kind) == exact(gated, gated.open(), kind)
+
+
+def stream() -> nn.Module:
+    """A residual stream whose channels several layers read."""
+    return Network(
+        lambda net, x: net.head((z := (y := net.stem(x)) + net.a(y.relu())) + net.b(z).relu()),
+        stem=nn.Conv2d(3, 6, 3, padding=1),
+        a=nn.Conv2d(6, 6, 3, padding=1),
+        b=nn.Conv2d(6, 6, 1),
+        head=nn.Conv2d(6, 2, 1),
+    )
+
+
+def resnext() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 12, 3, padding=1, groups=4), nn.BatchNorm2d(12), nn.ReLU(),
+        nn.Conv2d(12, 6, 1), nn.Conv2d(6, 2, 3),
+    )  # fmt: skip
+
+
+CHAINS = {"stream": stream, "resnext": resnext} | {
+    name: NETWORKS[name] for name in ("chain", "transposed", "nested cats", "flat", "split", "spatial attention")
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", CHAINS)
+def test_surrogate_counts_the_small_network(name: str, kind: CostName) -> None:
+    """While every gated layer has an open input and a reader, nothing is approximated."""
+    gated = supernet(randomise(CHAINS[name]()), X)
+    rng = generator(0)
+    for _ in range(20):
+        kept = torch.rand(gated.gates.units, generator=rng) < 0.7
+        for part in gated.gates.split(kept).values():
+            part[::3] = True  # the groups of the grouped convolution have three outputs each
+        architecture = gated.gates.architecture(kept)
+        assert counted(gated, architecture, kind) == exact(gated, architecture, kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("granularity", ["channel", "group", "product"])
+def test_expected_cost_is_the_mean_over_all_architectures(kind: CostName, granularity: str) -> None:
+    net = Network(
+        lambda net, x: net.c(y := net.b(net.a(x).relu())) + net.d(y),
+        a=nn.Conv2d(3, 3, 3), b=nn.Conv2d(3, 2, 1), c=nn.Conv2d(2, 2, 3), d=nn.Conv2d(2, 2, 3),
+    )  # fmt: skip
+    gated = supernet(net, X, granularity=granularity)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in gated.gates.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator(2)))
+    keep = torch.sigmoid(gated.gates.logits().detach().double())
+    mean = 0.0
+    for bits in itertools.product([False, True], repeat=gated.gates.units):
+        kept = torch.tensor(bits)
+        mean += float(torch.where(kept, keep, 1 - keep).prod()) * counted(gated, gated.gates.architecture(kept), kind)
+    found = float(gated.expected_cost(kind).detach()) * counted(gated, gated.open(), kind)
+    assert found == pytest.approx(mean, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_expected_cost_of_a_chain_is_the_mean_of_real_networks(kind: CostName) -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 16, 3), nn.ReLU(),
+        nn.Conv2d(16, 16, 1, groups=16), nn.Conv2d(16, 10, 1), nn.Flatten(), nn.Linear(160, 4),
+    )  # fmt: skip
+    gated = supernet(net, X)
+    gated.gates.fill_(0.6)
+    rng, samples = generator(0), 400
+    counts = torch.tensor([exact(gated, gated.sample(generator=rng), kind) for _ in range(samples)], dtype=torch.double)
+    expected = float(gated.expected_cost(kind).detach()) * exact(gated, gated.open(), kind)
+    assert abs(float(counts.mean()) - expected) < 4 * float(counts.std()) / samples**0.5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_expected_cost_with_gradient(kind: CostName) -> None:
+    for make in (Residual, Separable, NETWORKS["grouped"]):
+        gated = supernet(make(), X)
+        cost = gated.expected_cost(kind)
+        assert cost.shape == ()
+        cost.backward()
+        assert gated.gates.unit_logits is not None
+        assert gated.gates.unit_logits.grad is not None
+        assert (gated.gates.unit_logits.grad > 0).all()
+        gated.gates.fill_(1 - 1e-7)
+        assert float(gated.expected_cost(kind).detach()) == pytest.approx(1, rel=1e-5)
+
+
+def test_a_unit_less_never_costs_more() -> None:
+    for make in (Residual, Separable, NETWORKS["grouped"], NETWORKS["closed borders"]):
+        gated = supernet(randomise(make()), X)
+        for architecture in architectures(gated):
+            full = gated.count(architecture)
+            mask = gated.gates.mask(architecture)
+            for unit in mask.nonzero()[:, 0].tolist()[::3]:
+                fewer = mask.clone()
+                fewer[unit] = False
+                less = gated.count(gated.gates.architecture(fewer))
+                assert less.macs <= full.macs
+                assert less.params <= full.params
