@@ -10,6 +10,7 @@
     |   +-- RunFolderError     a run folder that is locked, foreign or incomplete
     +-- RunError               a run that started well and went wrong (CLI exit code 1)
         +-- DivergedError      the loss became NaN or infinite
+        +-- ExportError        an exported file does not reproduce the network
         +-- StorageError       the disk is full or read-only
 
 Each message is one line with four parts: the subject, the rule, the value found, and the remedy.
@@ -87,6 +88,10 @@ class RunError(PgnasError):
 
 class DivergedError(RunError):
     """The training loss became NaN or infinite; the last good checkpoint is kept."""
+
+
+class ExportError(RunError):
+    """An exported file does not reproduce the network that it was made of; it was not kept."""
 
 
 class StorageError(RunError):

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pgnas.errors import FileError, ModelError, RunError
+from pgnas.errors import ExportError, FileError, ModelError
 from pgnas.run_folder.storage import atomic
 from pgnas.run_folder.tensors import save_tensors
 from pgnas.stages.export_metadata import ExportMetadata
@@ -64,7 +64,7 @@ def export_pt2(module: nn.Module, example: Tensor, path: Path, metadata: ExportM
 
     Raises:
         ModelError: torch.export cannot take the network with a batch of any size.
-        RunError: The file does not reproduce the network.
+        ExportError: The file does not reproduce the network.
         StorageError: The disk refused the write.
     """
     network = _copy(module)
@@ -124,7 +124,7 @@ def export_source(module: nn.Module, example: Tensor, path: Path, metadata: Expo
 
     Raises:
         ModelError: A layer or an operation cannot be written as source; it is named. The run may go on without.
-        RunError: The source does not reproduce the network.
+        ExportError: The source does not reproduce the network.
         StorageError: The disk refused the write.
     """
     network = _copy(module)
@@ -150,7 +150,7 @@ def verify(path: Path, images: Tensor, expected: Tensor) -> float:
 
     Raises:
         FileError: The file is none of these.
-        RunError: The difference is over ``TOLERANCE``.
+        ExportError: The difference is over ``TOLERANCE``.
     """
     return _compare(path, _open(path), images, expected)
 
@@ -174,12 +174,12 @@ def _compare(path: Path, found: Network, images: Tensor, expected: Tensor) -> fl
         output = found(images.detach().cpu())
     if output.shape != expected.shape:
         value = f"{tuple(output.shape)}, not {tuple(expected.shape)}"
-        raise RunError(str(path), "must reproduce the shape of the network's output", value=value, remedy=remedy)
+        raise ExportError(str(path), "must reproduce the shape of the network's output", value=value, remedy=remedy)
     scale = float(expected.abs().max()) or 1.0
     difference = float((output - expected).abs().max()) / scale
     if not difference <= TOLERANCE:  # NaN too
         value = f"a difference of {difference:.2g} of the largest logit, on a batch of {len(images)}"
-        raise RunError(str(path), "must reproduce the network's output", value=value, remedy=remedy)
+        raise ExportError(str(path), "must reproduce the network's output", value=value, remedy=remedy)
     return difference
 
 

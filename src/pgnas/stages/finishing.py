@@ -6,17 +6,26 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from pgnas.errors import ExportError, ModelError
 from pgnas.run_folder import RunFolder
-from pgnas.stages import exporting
+from pgnas.stages import exporting, reporting
 from pgnas.stages.context import Context
 from pgnas.stages.searching import found_network
 from pgnas.stages.store import FolderStore
 
 Facts = dict[str, Any]
+FORMATS = {
+    exporting.PT2_NAME: exporting.export_pt2,
+    exporting.ONNX_NAME: exporting.export_onnx,
+    exporting.SOURCE_NAME: exporting.export_source,
+}
 
 
 def export(run: Context, store: FolderStore) -> Facts:
-    """Write model.pt2, model.onnx, model.safetensors and model.py, each checked to predict the same."""
+    """Write model.pt2, model.onnx, model.safetensors and model.py, each checked to predict the same.
+
+    A format that cannot hold this network is noted and left out; the weights are always written.
+    """
     network = found_network(run).module
     network.load_state_dict(run.folder.load_tensors("found.safetensors")[0])
     network.cpu().eval()
@@ -30,10 +39,15 @@ def export(run: Context, store: FolderStore) -> Facts:
         macs=counts.macs,
     )
     example = run.example.cpu()
-    exporting.export_pt2(network, example, run.folder.file("model.pt2"), metadata)
-    exporting.export_onnx(network, example, run.folder.file("model.onnx"), metadata)
-    exporting.export_safetensors(network, run.folder.file("model.safetensors"), metadata)
-    return {}
+    exporting.export_safetensors(network, run.folder.file(exporting.WEIGHTS_NAME), metadata)
+    left_out = {}
+    for name, write in FORMATS.items():
+        try:
+            write(network, example, run.folder.file(name), metadata)
+        except (ModelError, ExportError) as error:
+            left_out[name] = str(error)
+            run.progress.note(f"export: {name} left out: {error}")
+    return {"left_out": left_out}
 
 
 def evaluate(run: Context, store: FolderStore) -> Facts:
@@ -75,6 +89,9 @@ def partial_result(folder: RunFolder) -> dict[str, Any]:
 
 def _notes(run: Context) -> list[str]:
     notes = list(run.data.notes) + list(run.built.notes)
+    left_out = run.folder.stage_facts("export").get("left_out")
+    if isinstance(left_out, dict):
+        notes += [f"{name} was left out: {reason}" for name, reason in left_out.items()]
     report = run.supernet.report
     if report.barriers:
         notes.append(f"{len(report.barriers)} operations could not be shrunk; report.html names them")
@@ -83,8 +100,6 @@ def _notes(run: Context) -> list[str]:
 
 def report(run: Context, store: FolderStore) -> Facts:
     """Write report.html from what the other stages wrote."""
-    from pgnas.stages import reporting
-
     folder = run.folder
     result = json.loads(folder.require("result.json", stage="evaluate").read_bytes())
     environment = json.loads(folder.file("env.json").read_bytes())
