@@ -1,0 +1,200 @@
+"""The report of a run: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pgnas.stages import report_page as page
+from pgnas.stages.report_figures import candidates_figure, curves_figure
+from pgnas.stages.report_values import (
+    DASH,
+    Row,
+    cost_name,
+    count,
+    duration,
+    number,
+    pairs,
+    percent,
+    section,
+    share_of,
+    text,
+)
+
+_KINDS = ("macs", "params")
+_ACCURACIES = ("test_accuracy", "val_accuracy")
+
+
+def render_report(
+    result: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+    candidates: Sequence[Mapping[str, Any]],
+    supernet_summary: Mapping[str, Any] | None,
+) -> str:
+    """The report as one HTML document without outside requests; what is missing is left out or becomes a dash.
+
+    Args:
+        result: ``result.json``, with ``settings`` and ``environment``.
+        history: The rows of ``metrics.jsonl``.
+        candidates: The rows of ``candidates.jsonl``.
+        supernet_summary: Gates with units and kept units, ungated layers, barriers, notes.
+    """
+    settings, environment = section(result, "settings"), section(result, "environment")
+    names = [str(settings[key]) for key in ("model", "data") if settings.get(key) is not None]
+    title = " on ".join(names) or "Architecture search"
+    figures = page.figure(candidates_figure(candidates, result), "Candidates drawn from the posterior, not fine-tuned.")
+    figures += page.figure(curves_figure(history), "Training, epoch by epoch.")
+    body = [
+        f'<header>\n<h1>{text(title)}</h1>\n<p class="lead">{text(headline(result))}</p>\n',
+        "".join(f"<p>{text(sentence)}</p>\n" for sentence in _details(result)),
+        "</header>\n",
+        page.part("Networks", _networks(result)),
+        page.part("Search", f'<div class="figures">\n{figures}</div>\n' if figures else ""),
+        page.part("What is left of each layer", _layers(supernet_summary)),
+        page.part("What could not be shrunk", _not_shrunk(supernet_summary)),
+        page.part("Notes", page.items(_notes(result, supernet_summary))),
+        page.part("How to get this again", _again(environment)),
+        page.part("Settings and environment", _circumstances(result, settings, environment)),
+    ]
+    return page.page(f"pgnas: {title}", "".join(body))
+
+
+def headline(result: Mapping[str, Any]) -> str:
+    """The result in one sentence."""
+    found, full = section(result, "found"), section(result, "full")
+    if not found:
+        return "The run has not found a network yet."
+    test, val = (number(found.get(key)) for key in ("test_accuracy", "val_accuracy"))
+    score = f"{percent(test)} on the test images" if test is not None else f"{percent(val)} on the validation images"
+    words = [f"Found network: {score}"] if (test, val) != (None, None) else ["Found network: accuracy unknown"]
+    shares = [(kind, share_of(found.get(kind), full.get(kind))) for kind in _KINDS]
+    known = [f"{percent(share)} of the {cost_name(kind)}" for kind, share in shares if share is not None]
+    if known:
+        words.append(f"with {' and '.join(known)} of the full network")
+    return " ".join(words) + "."
+
+
+def _details(result: Mapping[str, Any]) -> list[str]:
+    """What else a reader wants to know at once: the cap, the supernet, how sure the choice is."""
+    found, cap = section(result, "found"), section(result, "cap")
+    sentences = []
+    for kind in _KINDS:
+        limit, used = number(cap.get(kind)), number(found.get(kind))
+        if limit is not None and used is not None:
+            verdict = "is met" if used <= limit else "is exceeded"
+            sentences.append(f"The cap of {count(limit)} {cost_name(kind)} {verdict}: the network has {count(used)}.")
+    interval = _interval(found)
+    if interval:
+        sentences.append(interval)
+    drawn = section(result, "candidates")
+    if number(drawn.get("count")) is not None:
+        sentences.append(
+            f"It was chosen among {count(drawn['count'])} candidates, whose validation accuracy before any further "
+            f"training was {percent(drawn.get('val_mean'))} ± {percent(drawn.get('val_std'))} (mean and standard "
+            f"deviation), {percent(drawn.get('val_best'))} at best."
+        )
+    return sentences
+
+
+def _interval(found: Row) -> str:
+    """Wilson's 95 % interval of the test accuracy, if the number of test images is known."""
+    accuracy, images = number(found.get("test_accuracy")), number(found.get("test_images"))
+    if accuracy is None or not images or not 0 <= accuracy <= 1:
+        return ""
+    z = 1.96
+    centre = (accuracy + z**2 / (2 * images)) / (1 + z**2 / images)
+    half = z / (1 + z**2 / images) * math.sqrt(accuracy * (1 - accuracy) / images + z**2 / (4 * images**2))
+    return (
+        f"As there are {count(images)} test images, its accuracy on others like them lies between "
+        f"{percent(centre - half)} and {percent(centre + half)} (95 % confidence)."
+    )
+
+
+def _networks(result: Mapping[str, Any]) -> str:
+    full = section(result, "full")
+    supernet = {**{kind: full.get(kind) for kind in _KINDS}, **section(result, "supernet")}
+    entries: list[tuple[str, Row, str]] = [("Full network", full, "")] if full else []
+    if section(result, "supernet"):
+        entries.append(("Supernet (posterior mean)", supernet, ""))
+    if section(result, "found"):
+        entries.append(("Found network", section(result, "found"), "found"))
+    for name in section(result, "baselines"):
+        entries.append((f"Baseline: {name}", section(result["baselines"], name), ""))
+    lines = []
+    for name, values, kind in entries:
+        cells = [page.number_cell(percent(values.get(key))) for key in _ACCURACIES]
+        for cost in _KINDS:
+            cells.append(page.number_cell(count(values.get(cost))))
+            cells.append(page.number_cell(percent(share_of(values.get(cost), full.get(cost)))))
+        cells.append(page.number_cell(count(values.get("epochs"))))
+        lines.append(page.row(name, cells, kind=kind))
+    heads = ["Network", "Test", "Validation", "Multiply-adds", "of full", "Parameters", "of full", "Epochs"]
+    caption = "Size and accuracy; baselines are plain networks trained at the same total compute."
+    if not section(result, "baselines"):
+        caption = "Size and accuracy."
+    return page.table(caption, heads, lines, numbers=range(1, len(heads)))
+
+
+def _layers(summary: object) -> str:
+    lines = []
+    for name in section(summary, "gates"):
+        gate = section(section(summary, "gates"), name)
+        kept, units, keep = (number(gate.get(key)) for key in ("kept", "units", "keep"))
+        share = share_of(kept, units)
+        numbers = (percent(share), f"{count(kept)} of {count(units)}", percent(keep))
+        cells = [page.bar_cell(share), *map(page.number_cell, numbers)]
+        lines.append(page.row(name, cells))
+    heads = ["Layer", "", "Share", "Channels", "Keep probability"]
+    caption = "Input channels that each searched layer still reads, and their mean keep probability in the posterior."
+    return page.table(caption, heads, lines, numbers=(2, 3, 4))
+
+
+def _not_shrunk(summary: object) -> str:
+    if not isinstance(summary, Mapping):
+        return ""
+    ungated = [page.row(layer, [page.cell(reason)]) for layer, reason in pairs(summary.get("ungated"))]
+    barriers = [page.row(op, [page.cell(reason)]) for op, reason in pairs(summary.get("barriers"))]
+    return page.table("Layers without a gate of their own.", ["Layer", "Reason"], ungated) + page.table(
+        "Operations through which channels could not be followed; what they touch stays whole.",
+        ["Operation", "Reason"],
+        barriers,
+    )
+
+
+def _notes(result: Mapping[str, Any], summary: object) -> list[object]:
+    found = [result.get("notes"), summary.get("notes") if isinstance(summary, Mapping) else None]
+    notes = [note for some in found if isinstance(some, list | tuple) for note in some]
+    baselines = section(result, "baselines")
+    notes += [f"baseline {name}: {note}" for name in baselines if (note := section(baselines, name).get("note"))]
+    return notes
+
+
+def _again(environment: Row) -> str:
+    command = environment.get("command")
+    return f"<pre><code>{text(command)}</code></pre>\n" if command else ""
+
+
+def _circumstances(result: Mapping[str, Any], settings: Row, environment: Row) -> str:
+    seconds = section(result, "seconds")
+    times = [page.row(name, [page.number_cell(duration(value))]) for name, value in seconds.items()]
+    known = [value for value in map(number, seconds.values()) if value is not None]
+    if known:
+        times.append(page.row("in all", [page.number_cell(duration(sum(known)))], kind="found"))
+    parts = [page.table("Time a stage.", ["Stage", "Time"], times, numbers=(1,))]
+    seed = [("seed", result["seed"])] if result.get("seed") is not None and "seed" not in settings else []
+    parts.append(page.details("Settings", page.definitions([*seed, *_shown(settings)])))
+    parts.append(page.details("Environment", page.definitions(_shown(environment, without=("command",)))))
+    return "".join(parts)
+
+
+def _shown(values: Row, without: Sequence[str] = ()) -> list[tuple[object, object]]:
+    """Settings as people write them: lists joined, nothing for nothing."""
+    shown: list[tuple[object, object]] = []
+    for name, value in values.items():
+        if name in without or value is None:
+            continue
+        if isinstance(value, list | tuple):
+            value = ", ".join(map(str, value)) or DASH
+        shown.append((name, value))
+    return shown
