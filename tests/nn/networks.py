@@ -257,6 +257,14 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         lambda net, x: net.c(torch.cat([(p := net.b(net.a(x)).chunk(2, 1))[1], p[0]], 1)),
         a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 6, 1), c=nn.Conv2d(6, 2, 1),
     ),
+    "split the width": lambda: Network(
+        lambda net, x: net.c(torch.cat([(p := net.b(net.a(x)).chunk(2, 3))[1], p[0]], 3)),
+        a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 6, 1), c=nn.Conv2d(6, 2, 1),
+    ),
+    "parts": lambda: Network(
+        lambda net, x: net.c(torch.cat([(p := (y := net.b(net.a(x))).split([3, 1, 3], 1))[-1], p[1], y[:, ::2]], 1)),
+        a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 7, 1), c=nn.Conv2d(8, 2, 1),
+    ),
     "arithmetic": lambda: Network(
         lambda net, x: net.c(torch.maximum(1 - net.a(x), -(y := net.b(x))) / (y**2 + 1) - torch.add(y, y, alpha=2)),
         a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(3, 4, 1), c=nn.Conv2d(4, 2, 1),

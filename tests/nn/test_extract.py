@@ -105,13 +105,14 @@ def test_several_inputs_options_and_nested_outputs() -> None:
 
 
 def test_everything_open_is_the_network_itself() -> None:
-    for make in NETWORKS.values():
+    for name, make in NETWORKS.items():
         model = randomise(make()).double().eval()
         gated = supernet(model, images())
         small = extract(gated, gated.open())
         for found, expected in zip(tensors(small(images())), tensors(model(images())), strict=True):
             torch.testing.assert_close(found, expected)
-        assert gated.count(gated.open()) == measure(model, (images(),))
+        has_dead_code = name in ("parts", "slices and pad")  # channels that nobody reads go in any case
+        assert (gated.count(gated.open()) == measure(model, (images(),))) != has_dead_code
 
 
 def test_tied_weights_stay_tied() -> None:

@@ -18,7 +18,7 @@ from .test_extract import require_theorem
 Step = tuple[str, int, int]
 STEPS = (
     "conv", "wide", "grouped", "depthwise", "multiplied", "norm", "relu", "in place", "prelu", "add", "mul", "cat",
-    "twice", "excite", "scale", "pool", "resize", "slice", "pad", "split", "permute", "shift", "again",
+    "twice", "excite", "scale", "pool", "resize", "slice", "pad", "split", "narrow", "permute", "shift", "again",
 )  # fmt: skip
 
 
@@ -106,6 +106,8 @@ class Made(nn.Module):
                 return F.pad(x, (0, 0, 1, 0))
             case "split":
                 return x.chunk(2, 1)[0]
+            case "narrow":
+                return x[:, 1:] if x.shape[1] > 1 else x
             case "permute":
                 return x.transpose(2, 3).transpose(2, 3)
             case "shift":

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pgnas.bayes import product_logits
+from pgnas.bayes import paper_kl, product_logits
 from pgnas.nn import Supernet, supernet
 
 from .networks import NETWORKS, Frames, Network, Residual, architectures, generator, images, randomise, tensors
@@ -240,3 +240,18 @@ def test_a_thousand_architectures_of_three_thousand_units_take_seconds() -> None
         made.count(architecture)
         made.gates.mask(architecture)
     assert time.perf_counter() - start < 10
+
+
+def test_paper_prior_adds_up_over_groups(x: Tensor) -> None:
+    """Eq. 15: sum over groups of pi_g * l^2 * |m_g|^2 - K_g * H(pi_g)."""
+    made = supernet(randomise(Residual()), x, granularity="group")
+    assert made.gates.group_logits is not None
+    with torch.no_grad():
+        made.gates.group_logits.copy_(torch.tensor([-1.0, 0.5, 2.0, 0.1, -0.3]))
+        found = float(paper_kl(made.gates.logits(), made.weight_sq(), length_scale_sq=3.0))
+        weights = [made.body.get_parameter(f"{name}.weight") for name in ("left.0", "right.0", "mix", "head")]
+        groups = [weights[0], weights[1], weights[2][:, :6], weights[2][:, 6:], weights[3]]
+        keep = torch.sigmoid(made.gates.group_logits)
+        entropy = -keep * keep.log() - (1 - keep) * (1 - keep).log()
+        expected = sum(3.0 * keep[g] * weight.square().sum() - 6 * entropy[g] for g, weight in enumerate(groups))
+    assert found == pytest.approx(float(expected), rel=1e-5)

@@ -73,7 +73,7 @@ class _Readers:
             # Read whatever the gates say, as long as the value is used at all.
             reads = [self._nobody(value.channels) for value in op.values]
             for read in reads:
-                read[:, 0] = 1
+                read[:, 0] = int(rows.any())
             return reads
         return _pull(op.pull, rows)
 

@@ -24,9 +24,9 @@ class Trace:
 
     Attributes:
         module: The graph module; it owns the layers. Each node's ``meta`` has ``shape`` (of its tensor value on the
-            example inputs, or None), ``is_static`` (no tensor in its value), ``is_identity`` (a layer that returned its
-            input itself), ``is_batched`` (the value's first axis grows with the batch) and ``macs`` (its multiply-adds,
-            all examples together).
+            example inputs, or None), ``part_shapes`` (of several tensors), ``is_static`` (no tensor in its value),
+            ``is_identity`` (a layer that returned its input itself), ``is_batched`` (the value's first axis grows with
+            the batch) and ``macs`` (its multiply-adds, all examples together).
         inputs: The example inputs, for later measurements.
         notes: What a user should know about how the network was traced.
         uncalled: Convolutions and linear layers of the network that the graph does not call, with the reason.
@@ -103,6 +103,8 @@ def _record(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[fx
     for node in graph.nodes:
         value = tracer.values.get(node.name)
         node.meta["shape"] = tuple(value.shape) if isinstance(value, Tensor) else None
+        if isinstance(value, tuple | list) and all(isinstance(part, Tensor) for part in value):
+            node.meta["part_shapes"] = [tuple(part.shape) for part in value]
         node.meta["is_static"] = not _holds_tensor(value)
         read = node.args[0] if node.op == "call_module" and node.args else None
         node.meta["is_identity"] = isinstance(read, fx.Node) and tracer.values[read.name] is value

@@ -1,4 +1,4 @@
-"""Rules of operations that join values or move axes: concatenation, arithmetic, flattening, means, slices, padding."""
+"""Rules of operations that join values or move axes: concatenation, arithmetic, flattening, means, padding, sizes."""
 
 from __future__ import annotations
 
@@ -187,23 +187,6 @@ def reduction(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
         return "it reduces over the channels"
     axis = value.axis - (0 if len(after) == len(before) else sum(d < value.axis for d in reduced))
     return Follow(node.name, (source.name,), (value,), Value(axis, value.channels, value.block))
-
-
-@rule(operator.getitem)
-def getitem(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
-    """Slices of axes other than the channels'."""
-    source, index = node.args[0], node.args[1]
-    if not isinstance(source, fx.Node) or graph.shape(node) is None or graph.shape(source) is None:
-        return ""  # a number of a shape, or one of several results
-    axis = graph.value(source).axis
-    items = index if isinstance(index, tuple) else (index,)
-    if axis is None or not all(isinstance(item, slice) for item in items):
-        return "it picks single elements"
-    if axis < len(items) and items[axis] != slice(None):
-        return "it takes a part of the channels"
-    if items[0] != slice(None):
-        return "it takes a part of the batch"
-    return graph.follow(node)
 
 
 @rule(F.pad)
