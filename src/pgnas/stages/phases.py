@@ -22,6 +22,10 @@ DECIDED = 0.05
 """A gate is decided if its keep probability is within this of 0 or 1."""
 
 
+DUAL_STEP, DAMPING = 0.02, 50.0
+"""Of the caps' controller: small dual steps and strong damping, so that the cost follows the falling target closely."""
+
+
 @dataclass(frozen=True)
 class PosteriorSettings:
     """How the posterior is learned.
@@ -87,7 +91,7 @@ class PosteriorPhase(Phase):
             torch.optim.SGD(groups, lr=schedule.peak, momentum=settings.momentum, nesterov=settings.momentum > 0)
         )
         self.logits = engine.optimizer(torch.optim.Adam(supernet.gates.parameters(), lr=settings.logit_lr))
-        self.controllers = {kind: CapController() for kind in settings.caps}
+        self.controllers = {kind: CapController(step=DUAL_STEP, damping=DAMPING) for kind in settings.caps}
         self._costs: dict[CostName, Tensor] = {}
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:

@@ -1,0 +1,54 @@
+"""Killed with SIGKILL in any stage and started again with the same command, a run ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+COMMAND = [
+    sys.executable, "-m", "pgnas", "run", "--model", "multibranch-resnet:width=6,stages=2", "--data", "digits",
+    "--epochs", "24", "--candidates", "24", "--max-macs", "50%", "--until", "train", "--out",
+]  # fmt: skip
+SAME = ("architecture.json", "found.safetensors", "posterior.safetensors", "candidates.jsonl", "metrics.jsonl")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "run"
+    subprocess.run([*COMMAND, str(out)], check=True, capture_output=True, timeout=300)
+    return out
+
+
+def has_begun(out, stage):
+    try:
+        rows = (out / "metrics.jsonl").read_text().splitlines()
+        if stage == "sample":
+            return (out / "candidates.jsonl").exists()
+        return any(json.loads(row)["stage"] == stage for row in rows if row.endswith("}"))
+    except (OSError, ValueError):
+        return False
+
+
+@pytest.mark.parametrize(("stage", "seed"), [("search", 1), ("sample", 2), ("train", 3)])
+def test_a_killed_run_ends_as_the_uninterrupted_one(uninterrupted, tmp_path, stage, seed):
+    out = tmp_path / "run"
+    process = subprocess.Popen([*COMMAND, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 200
+    while not has_begun(out, stage):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(random.Random(seed).uniform(0, 0.4))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert not (out / "found.safetensors").exists()
+    subprocess.run([*COMMAND, str(out)], check=True, capture_output=True, timeout=300)
+    for name in SAME:
+        assert (out / name).read_bytes() == (uninterrupted / name).read_bytes(), name
