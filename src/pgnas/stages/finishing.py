@@ -60,6 +60,7 @@ def evaluate(run: Context, store: FolderStore) -> Facts:
     result = partial_result(run.folder) | {"full": asdict(run.full), "notes": _notes(run)}
     result["supernet"] = {**result["supernet"], "test_accuracy": found.metric}
     result["found"] = {**result["found"], "test_accuracy": test.metric, "test_loss": test.loss}
+    result["found"] |= {"test_images": test.count, "digest": run.load_architecture().digest}
     result["cap"] = {**{kind: None for kind in ("macs", "params")}, **run.caps}
     run.folder.write_json("result.json", result)
     return facts
