@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pgnas.config import RunConfig
 from pgnas.run_folder import RunFolder
+
+torch.set_num_threads(1)  # the networks of the tests are tiny: threads would only wait for each other
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -15,13 +16,14 @@ COMMAND = [
     sys.executable, "-m", "pgnas", "run", "--model", "multibranch-resnet:width=6,stages=2", "--data", "digits",
     "--epochs", "24", "--candidates", "24", "--max-macs", "50%", "--until", "train", "--out",
 ]  # fmt: skip
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # the networks are tiny, and tests may run side by side
 SAME = ("architecture.json", "found.safetensors", "posterior.safetensors", "candidates.jsonl", "metrics.jsonl")
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "run"
-    subprocess.run([*COMMAND, str(out)], check=True, capture_output=True, timeout=300)
+    subprocess.run([*COMMAND, str(out)], check=True, capture_output=True, timeout=300, env=ONE_THREAD)
     return out
 
 
@@ -38,7 +40,9 @@ def has_begun(out, stage):
 @pytest.mark.parametrize(("stage", "seed"), [("search", 1), ("sample", 2), ("train", 3)])
 def test_a_killed_run_ends_as_the_uninterrupted_one(uninterrupted, tmp_path, stage, seed):
     out = tmp_path / "run"
-    process = subprocess.Popen([*COMMAND, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*COMMAND, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ONE_THREAD
+    )
     deadline = time.monotonic() + 200
     while not has_begun(out, stage):
         assert process.poll() is None, "the run ended before it could be killed"
@@ -49,6 +53,6 @@ def test_a_killed_run_ends_as_the_uninterrupted_one(uninterrupted, tmp_path, sta
     process.wait()
     assert process.returncode == -signal.SIGKILL
     assert not (out / "found.safetensors").exists()
-    subprocess.run([*COMMAND, str(out)], check=True, capture_output=True, timeout=300)
+    subprocess.run([*COMMAND, str(out)], check=True, capture_output=True, timeout=300, env=ONE_THREAD)
     for name in SAME:
         assert (out / name).read_bytes() == (uninterrupted / name).read_bytes(), name

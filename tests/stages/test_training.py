@@ -37,7 +37,9 @@ def make_loader(batches=4, size=8, scale=1.0):
 
 def make_phase(network, engine, loader, epochs, lr=0.05):
     schedule = cosine_schedule(lr, epochs * len(loader))
-    return NetworkPhase(network, name="train", engine=engine, schedule=schedule, loss=F.cross_entropy, weight_decay=1e-3)
+    return NetworkPhase(
+        network, name="train", engine=engine, schedule=schedule, loss=F.cross_entropy, weight_decay=1e-3
+    )
 
 
 class Memory(NoStore):
