@@ -86,6 +86,8 @@ class RunConfig:
         decide_at: Point of the run, as a share of the epochs, at which an architecture is drawn and frozen;
             ``"never"``: at the end, as in the paper; ``None``: ``"25%"`` with a cap, else ``"never"``.
         candidates: C, the number of architectures drawn and ranked.
+        avoid_selections: Let a layer that keeps nearly all channels of a value with several readers read all of it:
+            picking channels costs more than it saves; ``auto``: with a cap and a logit a channel.
         recalibrate: Re-estimate BatchNorm statistics of each candidate; ``auto``: where validation says it helps.
         temperature: tau of the relaxation (Eq. 16); ``None``: 0.2 with the paper prior, else 0.5.
         initial_drop: Initial drop probability; ``None``: 0.1 with the paper prior, else 0.02.
@@ -116,6 +118,7 @@ class RunConfig:
     max_params: str | None = None
     decide_at: str | None = None
     candidates: int = 64
+    avoid_selections: Switch = "auto"
     recalibrate: Switch = "auto"
     temperature: float | None = None
     initial_drop: float | None = None
@@ -205,6 +208,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "prior": ("gibbs", "bernoulli", "paper"),
     "augment": ("auto", "on", "off"),
     "recalibrate": ("auto", "on", "off"),
+    "avoid_selections": ("auto", "on", "off"),
     "compile": ("auto", "on", "off"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "device": ("auto", "cpu", "cuda", "mps"),

@@ -132,7 +132,7 @@ def test_a_network_and_data_can_be_handed_in_and_are_not_changed(tmp_path):
     assert result["found"]["params"] <= 0.6 * result["full"]["params"]
     with torch.no_grad():
         assert result.model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
-    with pytest.raises(RunFolderError, match="other settings|holds another run|differ"):
+    with pytest.raises(RunFolderError, match="another"):
         pgnas.run(model=nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), data=data, out=tmp_path / "own", epochs=2)
 
 

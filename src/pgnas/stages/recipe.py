@@ -119,7 +119,9 @@ class Recipe:
     def draw(self, supernet: Supernet) -> list[Candidate]:
         """The candidates; the same for the same seed and posterior."""
         generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "candidates"))
-        return draw(supernet, self.config.candidates, self.caps, generator=generator)
+        switch = self.config.avoid_selections
+        avoid = switch == "on" or (switch == "auto" and bool(self.caps) and self.config.granularity == "channel")
+        return draw(supernet, self.config.candidates, self.caps, generator=generator, avoid_selections=avoid)
 
     def score(self, network: nn.Module, loader: Loader) -> Score:
         """Score a network."""
