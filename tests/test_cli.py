@@ -183,7 +183,7 @@ def test_help_does_not_wait_for_torch() -> None:
     assert "--max-macs" in done.stdout
 
 
-@pytest.mark.parametrize(("what", "name"), [("data", "digits"), ("priors", "gibbs")])
+@pytest.mark.parametrize(("what", "name"), [("data", "digits"), ("models", "multibranch-resnet"), ("priors", "gibbs")])
 def test_lists_name_what_there_is(what: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", what]) == 0
     described = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pgnas.bayes import CapController, KLContext, Prior, elbo, ramp
 from pgnas.nn import Supernet
 from pgnas.nn.cost import CostName
-from pgnas.stages.engine import Engine, parameter_groups
+from pgnas.stages.engine import CompiledForward, Engine, parameter_groups
 from pgnas.stages.schedule import CosineSchedule
 from pgnas.stages.training import Loss, Phase
 
@@ -85,7 +85,7 @@ class PosteriorPhase(Phase):
         self.network = self.supernet = supernet
         self.engine, self.schedule, self.settings = engine, schedule, settings
         self._loss = loss
-        self._forward: Callable[..., Any] = torch.compile(supernet, dynamic=False) if compiled else supernet
+        self._forward: Callable[..., Any] = CompiledForward(supernet) if compiled else supernet
         groups = parameter_groups(supernet.weight_parameters(), settings.weight_decay)
         self.weights = engine.optimizer(
             torch.optim.SGD(groups, lr=schedule.peak, momentum=settings.momentum, nesterov=settings.momentum > 0)
@@ -185,7 +185,7 @@ class NetworkPhase(Phase):
     ) -> None:
         self.name, self.network, self.engine, self.schedule = name, network, engine, schedule
         self._loss = loss
-        self._forward: Callable[..., Any] = torch.compile(network, dynamic=False) if compiled else network
+        self._forward: Callable[..., Any] = CompiledForward(network) if compiled else network
         sgd = torch.optim.SGD(
             parameter_groups(list(network.parameters()), weight_decay),
             lr=schedule.peak,

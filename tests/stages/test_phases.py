@@ -1,0 +1,119 @@
+"""The objective of the search against formulas written out by hand; caps; the decision."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import pgnas
+from pgnas.bayes import BernoulliPrior, GibbsPrior, PaperPrior
+from pgnas.progress import SilentReporter
+from pgnas.stages.engine import CompiledForward, make_engine, worth_compiling
+from pgnas.stages.phases import PosteriorPhase, PosteriorSettings
+from pgnas.stages.schedule import cosine_schedule
+from pgnas.stages.training import NoStore, run_epochs
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return make_engine("cpu", "fp32")
+
+
+def make_supernet(granularity="group", drop=0.1, tau=0.2):
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(2, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 4, 3, padding=1), nn.ReLU(), nn.Flatten(),
+        nn.Linear(64, 3),
+    )  # fmt: skip
+    return pgnas.supernet(network, torch.randn(2, 2, 4, 4), granularity, initial_drop=drop, temperature=tau)
+
+
+def make_phase(supernet, engine, prior, caps=None, steps=100, **settings):
+    chosen = PosteriorSettings(prior, 5000.0, caps or {}, steps, **settings)
+    return PosteriorPhase(supernet, chosen, engine=engine, schedule=cosine_schedule(0.05, steps), loss=F.cross_entropy)
+
+
+def batch():
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(16, 2, 4, 4, generator=generator), torch.randint(3, (16,), generator=generator)
+
+
+def test_the_papers_objective_written_out(engine):
+    """-log likelihood of the relaxed sample + (1/N) sum_groups [pi l^2 |m_g|^2 - K_g H(pi)], from scratch."""
+    supernet, (x, y) = make_supernet(), batch()
+    phase = make_phase(supernet, engine, PaperPrior(30.0))
+    torch.manual_seed(11)
+    value = phase.loss((x,), y, 0)
+    torch.manual_seed(11)
+    u = torch.rand(16, supernet.gates.units).double()
+    first, second, last = (supernet.body.get_submodule(name).double() for name in ("0", "2", "5"))
+    logistic = math.log(0.9 / 0.1) + torch.log(u) - torch.log(1 - u)
+    z = torch.sigmoid(logistic / 0.2)
+    h = F.relu(first(x.double()))
+    h = F.relu(second(h * z[:, :6, None, None]))
+    logits = last(h.flatten(1) * z[:, 6:].repeat_interleave(16, 1))
+    nll = F.cross_entropy(logits, y)
+    entropy = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))
+    kl = 30.0 * 0.9 * (second.weight.square().sum() + last.weight.square().sum()) - 10 * entropy
+    assert value.item() == pytest.approx((nll + kl / 5000).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("prior", [BernoulliPrior(0.3), GibbsPrior(), PaperPrior(3.0)])
+@pytest.mark.parametrize("granularity", ["channel", "group", "product"])
+def test_every_prior_trains_logits_and_weights(engine, prior, granularity):
+    supernet, (x, y) = make_supernet(granularity), batch()
+    phase = make_phase(supernet, engine, prior)
+    phase.loss((x,), y, 0).backward()
+    for parameter in supernet.gates.parameters():
+        assert parameter.grad.abs().sum() > 0
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in supernet.weight_parameters())
+
+
+@pytest.mark.parametrize("granularity", ["channel", "product"])
+def test_the_expected_cost_meets_its_cap_by_the_decision(engine, granularity):
+    supernet, (x, y) = make_supernet(granularity, drop=0.02, tau=0.5), batch()
+    loader = [(x, y)] * 30
+    phase = make_phase(supernet, engine, GibbsPrior(), {"macs": 0.4, "params": 0.5}, steps=300)
+    store = NoStore()
+    run_epochs(phase, loader, epochs=range(10), seed=0, store=store, progress=SilentReporter())
+    assert store.rows[0]["cost"] > 0.8
+    assert supernet.expected_cost("macs").item() <= 0.42
+    assert supernet.expected_cost("params").item() <= 0.52
+    assert store.rows[-1]["target"] == pytest.approx(0.4)
+    assert store.rows[-1]["lambda"] > 0
+
+
+def test_the_caps_target_falls_from_the_full_network_and_is_in_force_before_the_decision():
+    settings = PosteriorSettings(GibbsPrior(), 1.0, {"macs": 0.3}, 1000)
+    targets = [settings.target(0.3, step) for step in range(0, 1001, 10)]
+    assert targets[0] == 1.0
+    assert targets[-1] == pytest.approx(0.3)
+    assert settings.target(0.3, 750) == pytest.approx(0.3)
+    assert sorted(targets, reverse=True) == targets
+
+
+def test_compilation_is_decided_by_planned_work_alone():
+    cpu = torch.device("cpu")
+    assert worth_compiling("on", 0.0, cpu)[0]
+    assert not worth_compiling("off", 1e30, cpu)[0]
+    assert not worth_compiling("auto", 1e9, cpu)[0]
+    assert worth_compiling("auto", 1e14, cpu)[0] or "no C++ compiler" in worth_compiling("auto", 1e14, cpu)[1]
+    assert "repay" in worth_compiling("auto", 1e9, cpu)[1] or "compiler" in worth_compiling("auto", 1e9, cpu)[1]
+
+
+def test_where_compilation_fails_the_plain_network_goes_on(monkeypatch, caplog):
+    network = nn.Linear(2, 2)
+
+    def broken(*args, **kwargs):
+        raise torch._dynamo.exc.BackendCompilerFailed(lambda: None, RuntimeError("no compiler"), None)
+
+    monkeypatch.setattr(torch, "compile", lambda network, **options: broken)
+    x = torch.randn(3, 2)
+    forward = CompiledForward(network)
+    assert torch.equal(forward(x), network(x))
+    assert "torch.compile failed" in caplog.text
+    assert torch.equal(forward(x), network(x))

@@ -1,0 +1,80 @@
+"""``pgnas.search`` on a task that is not classification of images."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import pgnas
+from pgnas.errors import ConfigError, DataError
+
+
+def data():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(256, 3, 16, generator=generator)
+    return TensorDataset(x, x[:, 0].mean(1, keepdim=True) * 3 - x[:, 1].amax(1, keepdim=True))
+
+
+def negative_squared_error(outputs, targets):
+    return -(outputs - targets).square().mean(1)
+
+
+def make_supernet():
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv1d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv1d(16, 16, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveMaxPool1d(1), nn.Flatten(), nn.Linear(16, 1),
+    )  # fmt: skip
+    return pgnas.supernet(network, torch.zeros(2, 3, 16))
+
+
+def search(**settings):
+    torch.manual_seed(1)
+    train, val = torch.utils.data.random_split(data(), [192, 64], torch.Generator().manual_seed(0))
+    loaders = DataLoader(train, 32, shuffle=True), DataLoader(val, 64)
+    chosen = {"epochs": 12, "lr": 0.02, "candidates": 8, "max_macs": "50%", **settings}
+    supernet = make_supernet()
+    return (
+        supernet,
+        loaders,
+        pgnas.search(
+            supernet, *loaders, loss=nn.functional.mse_loss, metric=negative_squared_error, device="cpu", **chosen
+        ),
+    )
+
+
+def test_regression_on_series_with_a_metric_of_its_own():
+    supernet, (_, val), result = search()
+    assert result.counts.macs <= 0.5 * result.full.macs
+    x, y = next(iter(val))
+    with torch.no_grad():
+        predicted = result.model(x)
+    assert result.score.metric == pytest.approx(float(negative_squared_error(predicted, y).mean()), rel=1e-4)
+    variance = float(y.var())
+    assert -result.score.metric < 0.7 * variance  # it learned something
+    assert result.candidates[0].is_mode
+    assert len(result.history) == 12
+    assert pgnas.measure(result.model, (x[:1],)) == result.counts
+    small = pgnas.extract(supernet.eval(), supernet.sample())
+    with torch.no_grad():
+        assert small(x).shape == y.shape
+
+
+def test_the_same_seed_finds_the_same_network():
+    (_, _, a), (_, _, b) = search(), search()
+    assert a.architecture == b.architecture
+    for name, value in a.model.state_dict().items():
+        assert torch.equal(value, b.model.state_dict()[name]), name
+
+
+def test_bad_settings_and_loaders_are_refused():
+    supernet = make_supernet()
+    loader = DataLoader(data(), 32)
+    with pytest.raises(DataError, match="length"):
+        pgnas.search(supernet, (b for b in loader), loader, loss=nn.functional.mse_loss)
+    with pytest.raises(DataError, match="at least one batch"):
+        pgnas.search(supernet, [], loader, loss=nn.functional.mse_loss)
+    with pytest.raises(ConfigError, match="max-macs"):
+        pgnas.search(supernet, loader, loader, loss=nn.functional.mse_loss, max_macs="400%")

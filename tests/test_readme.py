@@ -1,0 +1,75 @@
+"""Every example of the README runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pgnas.cli import main
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+
+
+def test_the_python_examples_run_one_after_another(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(compile(block, "README.md", "exec"), names)
+        if "search" in block:
+            found = names["result"]
+            assert found.counts.macs <= 0.4 * found.full.macs
+            assert found.score.metric > 0.8
+            assert isinstance(found.model, torch.nn.Module)
+        if "extract" in block:
+            names["supernet"].eval()
+            with names["supernet"].fixed(names["architecture"]), torch.no_grad():
+                expected = names["supernet"](names["images"])
+            with torch.no_grad():
+                torch.testing.assert_close(names["small"](names["images"]), expected, rtol=1e-4, atol=1e-4)
+    assert (tmp_path / "runs" / "readme" / "report.html").exists()
+    assert names["result"]["found"]["test_accuracy"] > 0.5
+
+
+@pytest.fixture
+def newcomers_folder(tmp_path, monkeypatch):
+    """A folder with images, an .npz file and a package, as the README's examples name them."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for name in ("cats", "dogs"):
+        (tmp_path / "path" / "to" / "images" / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "path" / "to" / "images" / name / f"{number}.png")
+    np.savez("mine.npz", x_train=rng.integers(0, 255, (60, 8, 8), dtype=np.uint8), y_train=np.arange(60) % 3)
+    (tmp_path / "mypackage").mkdir()
+    (tmp_path / "mypackage" / "__init__.py").touch()
+    (tmp_path / "mypackage" / "nets.py").write_text(
+        "from torch import nn\n\n\n"
+        "def build(num_classes, in_channels):\n"
+        "    return nn.Sequential(nn.Conv2d(in_channels, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(),\n"
+        "                         nn.Linear(288, num_classes))\n"
+    )
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("pgnas run")])
+def test_the_commands_run(command, newcomers_folder, capsys):
+    words = shlex.split(command)[1:]
+    # Shortened so that the tests stay quick: the path is the README's, the number of epochs is not.
+    words = [w for i, w in enumerate(words) if w != "--epochs" and (i == 0 or words[i - 1] != "--epochs")]
+    assert main([*words, "--epochs", "1", "--candidates", "2", "--batch-size", "16", "--until", "extract"]) == 0
+    assert (Path(words[words.index("--out") + 1]) / "architecture.json").exists(), capsys.readouterr().err
+
+
+def test_make_targets_of_the_readme_exist():
+    makefile = (Path(__file__).parent.parent / "Makefile").read_text()
+    targets = [line.split()[1] for line in COMMANDS if line.startswith("make ")]
+    assert targets[:2] == ["demo", "test"]
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
