@@ -47,6 +47,9 @@ def search(**settings):
 
 def test_regression_on_series_with_a_metric_of_its_own():
     supernet, (_, val), result = search()
+    for name, value in make_supernet().state_dict().items():
+        assert torch.equal(supernet.state_dict()[name], value), name  # what was handed in is not changed
+    assert supernet.training
     assert result.counts.macs <= 0.5 * result.full.macs
     x, y = next(iter(val))
     with torch.no_grad():
@@ -57,7 +60,7 @@ def test_regression_on_series_with_a_metric_of_its_own():
     assert result.candidates[0].is_mode
     assert len(result.history) == 12
     assert pgnas.measure(result.model, (x[:1],)) == result.counts
-    small = pgnas.extract(supernet.eval(), supernet.sample())
+    small = pgnas.extract(result.supernet, result.supernet.sample())
     with torch.no_grad():
         assert small(x).shape == y.shape
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +31,8 @@ class SearchResult:
 
     Attributes:
         model: The found network, a plain module in eval mode on the CPU or the search's device.
-        architecture: Its architecture, of the supernet handed in.
+        architecture: Its architecture.
+        supernet: The supernet at the moment of deciding: more architectures can be sampled and extracted from it.
         counts: Its parameters and multiply-adds.
         full: Those of the network as handed in.
         score: The found network's score on the validation loader, which chose it: optimistic.
@@ -40,6 +42,7 @@ class SearchResult:
 
     model: nn.Module
     architecture: Architecture
+    supernet: Supernet = field(repr=False)
     counts: Counts
     full: Counts
     score: Score
@@ -73,11 +76,11 @@ def search(
 ) -> SearchResult:
     """Learn the posterior of a supernet, rank sub-networks drawn from it, and train the best without noise.
 
-    The supernet handed in is *trained*: afterwards it holds the posterior at the moment of deciding, so that more
-    architectures can be sampled and extracted from it. Nothing is written to disk; :func:`pgnas.run` does that.
+    The supernet handed in is not changed: a copy is trained, and is part of the result. Nothing is written to disk;
+    :func:`pgnas.run` does that.
 
     Args:
-        supernet: Made by :func:`pgnas.supernet`.
+        supernet: Made by :func:`pgnas.supernet`; its weights and keep probabilities are the starting point.
         train_loader: Batches (input, ..., targets) with a length; ``set_epoch(epoch)`` is called if it has one.
         val_loader: Batches on which candidates are ranked.
         loss: Mean loss of a batch in nats: (outputs, targets) to a scalar.
@@ -125,14 +128,22 @@ def search(
         prior or prior_of(config),
     )
     recipe.caps  # noqa: B018 - checked before any long work
-    searcher = _Searcher(recipe, supernet, train_loader, val_loader, progress or SilentReporter(), recalibrate_norms)
+    trained = copy.deepcopy(supernet)
+    searcher = _Searcher(recipe, trained, train_loader, val_loader, progress or SilentReporter(), recalibrate_norms)
     momentum = searcher.learn()
     ranked = searcher.rank()
     winner = best(ranked)
     module = searcher.train_on(winner, momentum)
     score = recipe.score(module, val_loader)
     return SearchResult(
-        module.eval(), winner.architecture, winner.counts, recipe.full, score, tuple(ranked), tuple(searcher.store.rows)
+        module.eval(),
+        winner.architecture,
+        trained,
+        winner.counts,
+        recipe.full,
+        score,
+        tuple(ranked),
+        tuple(searcher.store.rows),
     )
 
 
