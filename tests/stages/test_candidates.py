@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 import pgnas
-from pgnas.stages.candidates import Candidate, best, draw, rank, repair
+from pgnas.nn import extract_small
+from pgnas.stages.candidates import Candidate, best, draw, rank, repair, widen_readers
 from pgnas.stages.training import Score
 
 
@@ -91,3 +92,33 @@ def test_the_best_has_the_highest_score_then_the_lowest_loss(supernet):
     scored = [Candidate(c.architecture, c.counts, c.is_mode, 0, s) for c, s in zip(drawn, scores, strict=True)]
     assert best(scored) is scored[2]
     assert Candidate.from_row(scored[1].to_row()) == scored[1]
+
+
+class TwoReaders(nn.Module):
+    """One value with two readers, which may keep different channels of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, padding=1)
+        self.a = nn.Conv2d(8, 4, 3, padding=1)
+        self.b = nn.Conv2d(8, 4, 3, padding=1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return (self.a(torch.relu(x)) + self.b(torch.relu(x))).mean((2, 3))
+
+
+@pytest.mark.parametrize(("kept", "widened"), [(7, 8), (6, 8), (5, 5), (1, 1)])
+def test_a_reader_of_most_of_a_shared_value_is_widened_and_others_are_not(kept, widened):
+    made = pgnas.supernet(TwoReaders(), torch.randn(2, 1, 6, 6))
+    architecture = pgnas.Architecture({"a": 8, "b": 8}, {"a": tuple(range(8)), "b": tuple(range(kept))})
+    wide = widen_readers(made, architecture)
+    assert (len(wide.kept["a"]), len(wide.kept["b"])) == (8, widened)
+    assert extract_small(made, wide).selections == (0 if widened == 8 else 1)
+
+
+def test_channels_that_no_reader_keeps_stay_closed():
+    made = pgnas.supernet(TwoReaders(), torch.randn(2, 1, 6, 6))
+    architecture = pgnas.Architecture({"a": 8, "b": 8}, {"a": (0, 2, 4, 6), "b": (0, 2, 4)})
+    wide = widen_readers(made, architecture)
+    assert wide.kept["a"] == wide.kept["b"] == (0, 2, 4, 6)

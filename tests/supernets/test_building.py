@@ -1,0 +1,83 @@
+"""Networks by name: counts, classifiers, starting weights, uniform width."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import pgnas
+from pgnas.errors import FileError, ModelError
+from pgnas.supernets import MODELS, build_model, load_weights, uniform_width
+
+
+def build(spec, **changes):
+    options = {"in_channels": 3, "num_classes": 5, "image_size": (16, 16), "seed": 0, **changes}
+    return build_model(spec, **options)
+
+
+def test_the_papers_instance_has_the_papers_size():
+    """26,192,975 and 72,695,247 with the 53 logits that the paper's gates add; without them:"""
+    for width, params in ((96, 26_192_975 - 53), (160, 72_695_247 - 53)):
+        with torch.device("meta"):
+            network = MODELS["multibranch-resnet"].factory(width=width, blocks=4)
+        assert sum(p.numel() for p in network.parameters()) == params
+
+
+def test_a_network_made_for_other_classes_gets_a_new_classifier(tmp_path, monkeypatch):
+    (tmp_path / "fixed_head.py").write_text(
+        "from torch import nn\n\n\n"
+        "def build():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 7, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),\n"
+        "                         nn.Linear(7, 1000))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    built = build("fixed_head:build")
+    assert built.head == "4"
+    assert any("replaced" in note for note in built.notes)
+    assert built.module(torch.zeros(2, 3, 16, 16)).shape == (2, 5)
+    old = {"4.weight": torch.zeros(1000, 7), "4.bias": torch.zeros(1000), "0.weight": torch.ones(7, 3, 3, 3)}
+    notes = load_weights(built.module, old, source="old.safetensors", replaced=built.head)
+    assert torch.equal(built.module[0].weight, torch.ones(7, 3, 3, 3))
+    assert any("left out" in note for note in notes)
+    assert any("0.bias" in note for note in notes)
+    with pytest.raises(FileError, match="shape"):
+        load_weights(built.module, {"0.weight": torch.zeros(1)}, source="bad.safetensors")
+
+
+def test_the_seed_decides_the_weights_and_the_global_state_is_left_alone():
+    torch.manual_seed(4)
+    expected = torch.rand(2)
+    torch.manual_seed(4)
+    a, b, c = (build("multibranch-resnet:width=4", seed=seed).module for seed in (1, 1, 2))
+    assert torch.equal(torch.rand(2), expected)
+    assert torch.equal(a.stem[0].weight, b.stem[0].weight)
+    assert not torch.equal(a.stem[0].weight, c.stem[0].weight)
+
+
+def test_grey_images_go_into_a_network_for_colour():
+    built = build("torchvision:squeezenet1_1", in_channels=1, image_size=(32, 32))
+    assert built.in_channels == 3
+    assert any("grey" in note for note in built.notes)
+
+
+def test_timm_networks_by_name():
+    pytest.importorskip("timm")
+    built = build("timm:resnet10t", in_channels=1, image_size=(32, 32))
+    assert built.module.eval()(torch.zeros(1, 1, 32, 32)).shape == (1, 5)
+    with pytest.raises(ModelError, match="did you mean"):
+        build("timm:resnet10tt")
+
+
+def test_the_uniform_width_is_the_largest_under_the_cap():
+    x = torch.zeros(1, 3, 16, 16)
+    full = pgnas.measure(build("multibranch-resnet:width=12").module, (x,)).macs
+
+    def fits(module: nn.Module) -> bool:
+        return pgnas.measure(module, (x,)).macs <= 0.4 * full
+
+    spec = uniform_width("multibranch-resnet:width=12", fits, in_channels=3, num_classes=5)
+    width = int(spec.partition("width=")[2].partition(",")[0])
+    assert fits(build(f"multibranch-resnet:width={width}").module)
+    assert not fits(build(f"multibranch-resnet:width={width + 1}").module)
+    assert uniform_width("torchvision:resnet18", fits, in_channels=3, num_classes=5) is None
