@@ -12,10 +12,11 @@ import time
 
 import pytest
 
-COMMAND = [
+RUN = [
     sys.executable, "-m", "pgnas", "run", "--model", "multibranch-resnet:width=6,stages=2", "--data", "digits",
-    "--epochs", "24", "--candidates", "24", "--max-macs", "50%", "--until", "train", "--out",
+    "--max-macs", "50%",
 ]  # fmt: skip
+COMMAND = [*RUN, "--epochs", "24", "--candidates", "24", "--until", "train", "--out"]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # the networks are tiny, and tests may run side by side
 SAME = ("architecture.json", "found.safetensors", "posterior.safetensors", "candidates.jsonl", "metrics.jsonl")
 
@@ -56,3 +57,27 @@ def test_a_killed_run_ends_as_the_uninterrupted_one(uninterrupted, tmp_path, sta
     subprocess.run([*COMMAND, str(out)], check=True, capture_output=True, timeout=300, env=ONE_THREAD)
     for name in SAME:
         assert (out / name).read_bytes() == (uninterrupted / name).read_bytes(), name
+
+
+def test_a_run_killed_while_exporting_ends_with_the_same_files(tmp_path):
+    whole, out = tmp_path / "whole", tmp_path / "killed"
+    command = [*RUN, "--epochs", "2", "--candidates", "3", "--out"]
+    subprocess.run([*command, str(whole)], check=True, capture_output=True, timeout=300, env=ONE_THREAD)
+    process = subprocess.Popen(
+        [*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ONE_THREAD
+    )
+    deadline = time.monotonic() + 200
+    while not (out / "model.safetensors").exists():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "result.json").exists()
+    subprocess.run([*command, str(out)], check=True, capture_output=True, timeout=300, env=ONE_THREAD)
+    for name in ("architecture.json", "found.safetensors", "model.py"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
+    first, second = (json.loads((folder / "result.json").read_text()) for folder in (whole, out))
+    assert {**first, "seconds": None} == {**second, "seconds": None}
+    assert (out / "report.html").exists()
+    assert (out / "model.onnx").exists()
