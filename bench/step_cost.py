@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
 
 import torch
 from torch.nn import functional as F
@@ -25,21 +24,6 @@ from pgnas.stages.recipe import Recipe
 from pgnas.stages.schedule import cosine_schedule
 from pgnas.stages.training import Phase, accuracy
 from pgnas.supernets import build_model
-
-
-def stepper(phase: Phase, x: torch.Tensor, y: torch.Tensor) -> Callable[[int], None]:
-    """One whole training step of a phase."""
-
-    def step(index: int) -> None:
-        loss = phase.loss((x,), y, index)
-        for optimizer in phase.optimizers().values():
-            optimizer.zero_grad(set_to_none=True)
-        phase.engine.backward(loss)
-        for optimizer in phase.optimizers().values():
-            optimizer.step()
-        phase.finish_step(index)
-
-    return step
 
 
 def main() -> None:
@@ -68,16 +52,16 @@ def main() -> None:
     bare = NetworkPhase(
         plain, name="plain", engine=engine, schedule=schedule, loss=loss, weight_decay=5e-4, compiled=True
     )
-    steps = {"plain": stepper(bare, x, y), "gated": stepper(gated, x, y)}
-    for step in steps.values():
+    phases: dict[str, Phase] = {"plain": bare, "gated": gated}
+    for phase in phases.values():
         for index in range(5):
-            step(index)
-    times: dict[str, list[float]] = {name: [] for name in steps}
+            phase.step((x,), y, index)
+    times: dict[str, list[float]] = {name: [] for name in phases}
     for _ in range(a.rounds):
-        for name, step in steps.items():
+        for name, phase in phases.items():
             start = time.perf_counter()
             for index in range(a.steps):
-                step(index)
+                phase.step((x,), y, index)
             times[name].append((time.perf_counter() - start) / a.steps)
     medians = {name: statistics.median(values) for name, values in times.items()}
     for name, values in times.items():

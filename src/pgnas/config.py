@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pgnas.errors import ConfigError
 
@@ -142,6 +142,11 @@ class RunConfig:
                 "--prior gibbs", "needs a cost to weigh", value="no cap", remedy="add --max-macs 40% or --max-params 2M"
             )
         self.decision_share()
+
+    def given(self) -> dict[str, Any]:
+        """The settings that were given or have a default, by name; those that are ``None`` are left out."""
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if value is not None}
 
     @property
     def has_cap(self) -> bool:

@@ -73,8 +73,8 @@ def make_config(*layers: Mapping[str, object], subject: str = "pgnas run") -> Ru
 
 def format_settings(config: RunConfig) -> str:
     """``config`` as TOML; settings that are ``None`` are left out."""
-    given = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
-    return tomli_w.dumps({name: list(value) if isinstance(value, tuple) else value for name, value in given.items()})
+    given = config.given().items()
+    return tomli_w.dumps({name: list(value) if isinstance(value, tuple) else value for name, value in given})
 
 
 def _checked(name: str, value: object, subject: str) -> object:

@@ -14,7 +14,6 @@ from pgnas.stages.phases import NetworkPhase
 from pgnas.stages.recipe import CALIBRATION_BATCHES
 from pgnas.stages.schedule import cosine_schedule
 from pgnas.stages.store import FolderStore
-from pgnas.stages.training import run_epochs
 from pgnas.supernets import build_model, uniform_width
 
 FORWARD_SHARE = 1 / 3
@@ -23,13 +22,10 @@ FORWARD_SHARE = 1 / 3
 
 def total_compute(run: Context) -> float:
     """Training compute of the run in multiply-adds x images: both phases, and the ranking's forward passes."""
-    folder = run.folder
-    images = run.recipe.examples_an_epoch
-    found = folder.stage_facts("extract")["macs"]
-    assert isinstance(found, int)
+    images, found = run.recipe.examples_an_epoch, run.found.macs
     decision = run.recipe.decision_epoch
     training = run.full.macs * decision * images + found * (run.epochs - decision) * images
-    sampled = folder.stage_facts("sample")
+    sampled = run.folder.stage_facts("sample")
     passes = len(run.data.select)
     if sampled.get("recalibrated"):
         passes += CALIBRATION_BATCHES * run.config.batch_size
@@ -85,15 +81,7 @@ def _train(run: Context, name: str) -> dict[str, Any]:
         compiled=run.compile_choice(f"baseline-{name}", run.recipe.planned_macs(counts, epochs)),
     )
     try:
-        run_epochs(
-            phase,
-            run.train_batches(),
-            epochs=range(epochs),
-            seed=run.config.seed,
-            store=store,
-            progress=run.progress,
-            validate=lambda: run.score(network, run.data.select),
-        )
+        run.train(phase, range(epochs), store)
     finally:
         store.close()
     run.folder.save_tensors(f"baseline-{name}.safetensors", network.state_dict())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -27,15 +26,13 @@ from pgnas.run_folder.tensors import load_tensors
 from pgnas.seeds import derive_seed
 from pgnas.stages.candidates import Caps
 from pgnas.stages.engine import Engine, make_engine, worth_compiling
-from pgnas.stages.recipe import CALIBRATION_BATCHES, Recipe, prior_of
-from pgnas.stages.training import Score, accuracy
+from pgnas.stages.recipe import AUGMENTATION_FACTOR, Recipe, calibration_batches, prior_of
+from pgnas.stages.training import Phase, Score, Store, accuracy, run_epochs
 from pgnas.supernets import BuiltModel, build_model, load_weights
 
 EVALUATION_BATCH = 500
 SMALL_DATA_STEPS = 1_000
 """Small data sets are trained for at least this many steps unless ``--epochs`` says otherwise."""
-AUGMENTATION_FACTOR = 10
-"""N of the ELBO is this many times the training images when they are augmented, as in the paper."""
 HANDED_IN = "python:"
 """Begins the ``model`` or ``data`` setting of a run whose network or data was handed in as a Python object."""
 
@@ -106,7 +103,7 @@ class Context:
             )
         notes = list(built.notes)
         if self.config.weights is not None:
-            tensors = read_weights(self.config.weights)
+            tensors, _ = load_tensors(Path(self.config.weights))
             notes += load_weights(built.module, tensors, source=self.config.weights, replaced=built.head)
         for note in notes:
             self.progress.note(f"model: {note}")
@@ -179,7 +176,7 @@ class Context:
 
     def calibration_batches(self) -> list[tuple[Tensor, Tensor]]:
         """The first few training batches of epoch 0, for BatchNorm statistics."""
-        return [batch for batch, _ in zip(self.train_batches(), range(CALIBRATION_BATCHES), strict=False)]
+        return calibration_batches(self.train_batches())
 
     def held_out(self, split: Split) -> Batches:
         """Batches of a held-out split."""
@@ -201,17 +198,36 @@ class Context:
         )
         return compiled
 
-    def load_posterior(self) -> Supernet:
+    @cached_property
+    def posterior(self) -> Supernet:
         """The supernet as it was when the architecture was decided."""
         self.folder.require("posterior.safetensors", stage="search")
         tensors, _ = self.folder.load_tensors("posterior.safetensors")
         self.supernet.load_state_dict(tensors)
         return self.supernet
 
-    def load_architecture(self) -> Architecture:
+    @cached_property
+    def architecture(self) -> Architecture:
         """The chosen architecture."""
         path = self.folder.require("architecture.json", stage="sample")
         return Architecture.from_json(json.loads(path.read_bytes()), subject=str(path))
+
+    @cached_property
+    def found(self) -> Counts:
+        """Parameters and multiply-adds of the chosen architecture's network."""
+        return self.supernet.count(self.architecture)
+
+    def train(self, phase: Phase, epochs: range, store: Store) -> None:
+        """Train a phase on the training images, watched on the selection half of validation."""
+        run_epochs(
+            phase,
+            self.train_batches(),
+            epochs=epochs,
+            seed=self.config.seed,
+            store=store,
+            progress=self.progress,
+            validate=lambda: self.score(phase.network, self.data.select),
+        )
 
     def _batches(self, split: Split, size: int, **options: Any) -> Batches:
         shape, channels = self.data.preprocessing, self.built.in_channels
@@ -240,11 +256,6 @@ class Context:
                 f"was begun with other {what}",
                 remedy=f"use the {what} of then, or another --out",
             )
-
-
-def read_weights(path: str) -> Mapping[str, Tensor]:
-    """The tensors of a safetensors file."""
-    return load_tensors(Path(path))[0]
 
 
 def state_digest(module: nn.Module) -> str:

@@ -10,7 +10,7 @@ from pgnas.errors import ExportError, ModelError
 from pgnas.run_folder import RunFolder
 from pgnas.stages import exporting, reporting
 from pgnas.stages.context import Context
-from pgnas.stages.searching import found_network
+from pgnas.stages.searching import trained_network
 from pgnas.stages.store import FolderStore
 
 Facts = dict[str, Any]
@@ -26,17 +26,14 @@ def export(run: Context, store: FolderStore) -> Facts:
 
     A format that cannot hold this network is noted and left out; the weights are always written.
     """
-    network = found_network(run).module
-    network.load_state_dict(run.folder.load_tensors("found.safetensors")[0])
-    network.cpu().eval()
-    counts = run.supernet.count(run.load_architecture())
+    network = trained_network(run).cpu().eval()
     metadata = exporting.ExportMetadata(
         class_names=run.data.class_names,
         preprocessing=run.network_preprocessing.to_dict(),
-        architecture=run.load_architecture().digest,
-        settings={key: value for key, value in asdict(run.config).items() if value is not None},
-        params=counts.params,
-        macs=counts.macs,
+        architecture=run.architecture.digest,
+        settings=run.config.given(),
+        params=run.found.params,
+        macs=run.found.macs,
     )
     example = run.example.cpu()
     exporting.export_safetensors(network, run.folder.file(exporting.WEIGHTS_NAME), metadata)
@@ -52,15 +49,13 @@ def export(run: Context, store: FolderStore) -> Facts:
 
 def evaluate(run: Context, store: FolderStore) -> Facts:
     """Read the test split, once, and write result.json."""
-    network = found_network(run).module
-    found = run.score(run.load_posterior(), run.data.test)
-    network.load_state_dict(run.folder.load_tensors("found.safetensors")[0])
-    test = run.score(network, run.data.test)
+    found = run.score(run.posterior, run.data.test)
+    test = run.score(trained_network(run), run.data.test)
     facts = {"supernet_test": found.metric, "found_test": test.metric, "test_images": test.count}
     result = partial_result(run.folder) | {"full": asdict(run.full), "notes": _notes(run)}
     result["supernet"] = {**result["supernet"], "test_accuracy": found.metric}
     result["found"] = {**result["found"], "test_accuracy": test.metric, "test_loss": test.loss}
-    result["found"] |= {"test_images": test.count, "digest": run.load_architecture().digest}
+    result["found"] |= {"test_images": test.count, "digest": run.architecture.digest}
     result["cap"] = {**{kind: None for kind in ("macs", "params")}, **run.caps}
     run.folder.write_json("result.json", result)
     return facts
@@ -104,13 +99,11 @@ def report(run: Context, store: FolderStore) -> Facts:
     folder = run.folder
     result = json.loads(folder.require("result.json", stage="evaluate").read_bytes())
     environment = json.loads(folder.file("env.json").read_bytes())
-    settings = {key: value for key, value in asdict(run.config).items() if value is not None}
-    architecture = run.load_architecture()
     summary = json.loads(folder.require("supernet.json", stage="search").read_bytes())
     for name, gate in summary["gates"].items():
-        gate["kept"] = len(architecture.kept[name])
+        gate["kept"] = len(run.architecture.kept[name])
     html = reporting.render_report(
-        {**result, "settings": settings, "environment": environment},
+        {**result, "settings": run.config.given(), "environment": environment},
         folder.read_metrics(),
         folder.read_lines("candidates.jsonl"),
         summary,

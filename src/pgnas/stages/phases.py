@@ -86,9 +86,8 @@ class PosteriorPhase(Phase):
         self.engine, self.schedule, self.settings = engine, schedule, settings
         self._loss = loss
         self._forward: Callable[..., Any] = CompiledForward(supernet) if compiled else supernet
-        groups = parameter_groups(supernet.weight_parameters(), settings.weight_decay)
         self.weights = engine.optimizer(
-            torch.optim.SGD(groups, lr=schedule.peak, momentum=settings.momentum, nesterov=settings.momentum > 0)
+            _nesterov(supernet.weight_parameters(), schedule, settings.weight_decay, settings.momentum)
         )
         self.logits = engine.optimizer(torch.optim.Adam(supernet.gates.parameters(), lr=settings.logit_lr))
         self.controllers = {kind: CapController(step=DUAL_STEP, damping=DAMPING) for kind in settings.caps}
@@ -186,12 +185,7 @@ class NetworkPhase(Phase):
         self.name, self.network, self.engine, self.schedule = name, network, engine, schedule
         self._loss = loss
         self._forward: Callable[..., Any] = CompiledForward(network) if compiled else network
-        sgd = torch.optim.SGD(
-            parameter_groups(list(network.parameters()), weight_decay),
-            lr=schedule.peak,
-            momentum=momentum,
-            nesterov=momentum > 0,
-        )
+        sgd = _nesterov(list(network.parameters()), schedule, weight_decay, momentum)
         for parameter_name, parameter in network.named_parameters():
             if buffers is not None and parameter_name in buffers:
                 sgd.state[parameter]["momentum_buffer"] = buffers[parameter_name].to(parameter)
@@ -201,6 +195,13 @@ class NetworkPhase(Phase):
         """The plain loss."""
         with self.engine.autocast():
             return self._loss(self._forward(*inputs), targets)
+
+
+def _nesterov(
+    parameters: list[nn.Parameter], schedule: CosineSchedule, weight_decay: float, momentum: float
+) -> torch.optim.SGD:
+    groups = parameter_groups(parameters, weight_decay)
+    return torch.optim.SGD(groups, lr=schedule.peak, momentum=momentum, nesterov=momentum > 0)
 
 
 def momentum_of(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from pgnas import config_file
-from pgnas.config import RunConfig
+from pgnas.config import RunConfig, field_names
 from pgnas.data import DataSet
 from pgnas.errors import ConfigError, InputError, RunFolderError
 from pgnas.progress import Progress, SilentReporter
@@ -36,8 +34,6 @@ STAGES: dict[str, Stage] = {
     "report": finishing.report,
 }
 """In the order in which they are done."""
-
-_logger = logging.getLogger(__name__)
 
 
 def run(
@@ -118,17 +114,14 @@ def run_values(
     """
     network = copy.deepcopy(model) if isinstance(model, nn.Module) else None
     data_set = data if isinstance(data, DataSet) else None
-    model_name = model if isinstance(model, str) else f"{HANDED_IN}{type(model).__name__}:{_digest(network)}"
+    digest = "" if network is None else state_digest(network)
+    model_name = model if isinstance(model, str) else f"{HANDED_IN}{type(model).__name__}:{digest}"
     data_name = f"{HANDED_IN}{data_set.name}" if data_set is not None else str(data)
-    unknown = set(settings) - {field.name for field in dataclasses.fields(RunConfig)}
+    unknown = set(settings) - set(field_names())
     if unknown:
         raise ConfigError(f"pgnas.run setting '{min(unknown)}'", "must be one of RunConfig's", remedy="check its name")
     config = config_file.make_config({"model": model_name, "data": data_name, "out": str(out), **settings})
     return run(config, progress=progress, model=network, data=data_set)
-
-
-def _digest(network: nn.Module | None) -> str:
-    return "" if network is None else state_digest(network)
 
 
 def _check(context: Context) -> None:
@@ -188,7 +181,4 @@ def load(path: str | Path) -> nn.Module:
 
 
 def _load_with(context: Context) -> nn.Module:
-    context.folder.require("found.safetensors", stage="train")
-    module = searching.found_network(context).module
-    module.load_state_dict(context.folder.load_tensors("found.safetensors")[0])
-    return module.eval()
+    return searching.trained_network(context).eval()

@@ -23,6 +23,8 @@ from pgnas.stages.training import Loader, Loss, Metric, Score, evaluate, recalib
 
 CALIBRATION_BATCHES = 8
 """Training batches on which BatchNorm is re-estimated."""
+AUGMENTATION_FACTOR = 10.0
+"""N of the ELBO is this many times the training examples when they are augmented, as in the paper."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,11 @@ class Recipe:
             return self.score(network, loader)
 
         return score
+
+
+def calibration_batches(loader: Loader) -> list[Any]:
+    """The first few training batches, for BatchNorm statistics."""
+    return [batch for batch, _ in zip(loader, range(CALIBRATION_BATCHES), strict=False)]
 
 
 def caps_as_counts(config: RunConfig, full: Counts) -> Caps:

@@ -18,11 +18,8 @@ from pgnas.nn import Counts, Supernet, extract_small
 from pgnas.progress import Progress, SilentReporter
 from pgnas.stages.candidates import Candidate, best, rank
 from pgnas.stages.engine import make_engine, worth_compiling
-from pgnas.stages.recipe import CALIBRATION_BATCHES, Recipe, prior_of
+from pgnas.stages.recipe import AUGMENTATION_FACTOR, Recipe, calibration_batches, prior_of
 from pgnas.stages.training import Loader, Loss, Metric, NoStore, Phase, Score, accuracy, run_epochs
-
-AUGMENTATION_FACTOR = 10.0
-"""N of the ELBO is this many times the training examples, as in the paper."""
 
 
 @dataclass(frozen=True)
@@ -200,8 +197,8 @@ class _Searcher:
         )
 
     def _scorer(self) -> Callable[[nn.Module], Score]:
-        few = zip(self.train_loader, range(CALIBRATION_BATCHES), strict=False)
-        return self.recipe.scorer(self.val_loader, [batch for batch, _ in few] if self.recalibrates else None)
+        calibration = calibration_batches(self.train_loader) if self.recalibrates else None
+        return self.recipe.scorer(self.val_loader, calibration)
 
     def _compiles(self, counts: Counts, epochs: int) -> bool:
         recipe = self.recipe

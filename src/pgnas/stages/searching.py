@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -13,7 +14,7 @@ from pgnas.nn import SmallNetwork, Supernet, extract_small
 from pgnas.stages.candidates import Candidate, best, rank
 from pgnas.stages.context import Context
 from pgnas.stages.store import FolderStore
-from pgnas.stages.training import recalibrate, run_epochs
+from pgnas.stages.training import recalibrate
 
 TRIALS = 8
 """Candidates on which ``--recalibrate auto`` compares validation accuracy with and without."""
@@ -25,15 +26,7 @@ def search(run: Context, store: FolderStore) -> Facts:
     supernet, recipe = run.supernet, run.recipe
     planned = recipe.planned_macs(run.full, recipe.decision_epoch)
     phase = recipe.posterior_phase(supernet, compiled=run.compile_choice("search", planned))
-    run_epochs(
-        phase,
-        run.train_batches(),
-        epochs=range(recipe.decision_epoch),
-        seed=run.config.seed,
-        store=store,
-        progress=run.progress,
-        validate=lambda: run.score(supernet, run.data.select),
-    )
+    run.train(phase, range(recipe.decision_epoch), store)
     run.folder.save_tensors("posterior.safetensors", supernet.state_dict(), {"space": supernet.open().space})
     run.folder.save_tensors("momentum.safetensors", phase.momentum())
     val = run.score(supernet, run.data.estimate)
@@ -56,14 +49,14 @@ def describe_supernet(supernet: Supernet) -> dict[str, Any]:
 
 def sample(run: Context, store: FolderStore) -> Facts:
     """Draw candidates from the posterior, rank them on the selection half of validation, and choose the best."""
-    supernet = run.load_posterior()
+    supernet = run.posterior
     drawn = run.recipe.draw(supernet)
     calibration = run.calibration_batches()
-    recalibrates, trials = choose_recalibration(run, supernet, drawn[:TRIALS], calibration)
+    recalibrates, trials, tried = choose_recalibration(run, supernet, drawn[:TRIALS], calibration)
     ranked = _ranked_before(run, drawn)
-    remaining = drawn[len(ranked) :]
     score = run.recipe.scorer(run.held_out(run.data.select), calibration if recalibrates else None)
-    for candidate in rank(supernet, remaining, score):
+    remaining = rank(supernet, drawn[max(len(ranked), len(tried)) :], score)
+    for candidate in itertools.chain(tried[len(ranked) :], remaining):
         ranked.append(candidate)
         run.folder.append_line("candidates.jsonl", candidate.to_row())
         top = max(c.score.metric for c in ranked if c.score is not None)
@@ -89,19 +82,25 @@ def sample(run: Context, store: FolderStore) -> Facts:
 
 def choose_recalibration(
     run: Context, supernet: Supernet, candidates: Sequence[Candidate], calibration: Sequence[tuple[Tensor, Tensor]]
-) -> tuple[bool, dict[str, float]]:
-    """Whether to re-estimate BatchNorm: as asked, or where it raises the mean validation accuracy of some."""
+) -> tuple[bool, dict[str, float], list[Candidate]]:
+    """Whether to re-estimate BatchNorm: as asked, or where it raises the mean validation accuracy of some.
+
+    Returns:
+        The choice, the means compared, and the candidates that were scored by the chosen way while finding out.
+    """
     if run.config.recalibrate != "auto":
-        return run.config.recalibrate == "on", {}
+        return run.config.recalibrate == "on", {}, []
     has_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in supernet.modules())
     if not has_norm:
-        return False, {}
-    means = {}
+        return False, {}, []
+    means, scored = {}, {}
     for name, batches in (("plain", None), ("recalibrated", calibration)):
         score = run.recipe.scorer(run.held_out(run.data.select), batches)
-        scores = [c.score.metric for c in rank(supernet, candidates, score) if c.score is not None]
+        scored[name] = list(rank(supernet, candidates, score))
+        scores = [c.score.metric for c in scored[name] if c.score is not None]
         means[name] = sum(scores) / len(scores)
-    return means["recalibrated"] > means["plain"], means
+    recalibrates = means["recalibrated"] > means["plain"]
+    return recalibrates, means, scored["recalibrated" if recalibrates else "plain"]
 
 
 def _ranked_before(run: Context, drawn: Sequence[Candidate]) -> list[Candidate]:
@@ -116,9 +115,21 @@ def _ranked_before(run: Context, drawn: Sequence[Candidate]) -> list[Candidate]:
 
 def found_network(run: Context) -> SmallNetwork:
     """The chosen architecture's network with the posterior's weights, on the device."""
-    small = extract_small(run.load_posterior(), run.load_architecture())
+    small = extract_small(run.posterior, run.architecture)
     run.engine.place(small.module)
     return small
+
+
+def trained_network(run: Context) -> nn.Module:
+    """The found network as training left it, on the device.
+
+    Raises:
+        RunFolderError: It has not been trained yet.
+    """
+    run.folder.require("found.safetensors", stage="train")
+    network = found_network(run).module
+    network.load_state_dict(run.folder.load_tensors("found.safetensors")[0])
+    return network
 
 
 def extract(run: Context, store: FolderStore) -> Facts:
@@ -129,8 +140,7 @@ def extract(run: Context, store: FolderStore) -> Facts:
         recalibrate(small.module, run.calibration_batches(), engine=run.engine)
     after = run.score(small.module, run.data.select)
     run.folder.save_tensors("extracted.safetensors", small.module.state_dict())
-    counts = run.supernet.count(run.load_architecture())
-    return {**asdict(counts), "val_before_calibration": plain.metric, "val_frozen": after.metric}
+    return {**asdict(run.found), "val_before_calibration": plain.metric, "val_frozen": after.metric}
 
 
 def train(run: Context, store: FolderStore) -> Facts:
@@ -138,20 +148,12 @@ def train(run: Context, store: FolderStore) -> Facts:
     small = found_network(run)
     network = small.module
     network.load_state_dict(run.folder.load_tensors("extracted.safetensors")[0])
-    counts = run.supernet.count(run.load_architecture())
     remaining = run.epochs - run.recipe.decision_epoch
     if remaining > 0 and any(True for _ in network.parameters()):
         momentum, _ = run.folder.load_tensors("momentum.safetensors")
-        planned = run.recipe.planned_macs(counts, remaining)
-        run_epochs(
-            run.recipe.found_phase(small, momentum, compiled=run.compile_choice("train", planned)),
-            run.train_batches(),
-            epochs=range(run.recipe.decision_epoch, run.epochs),
-            seed=run.config.seed,
-            store=store,
-            progress=run.progress,
-            validate=lambda: run.score(network, run.data.select),
-        )
+        planned = run.recipe.planned_macs(run.found, remaining)
+        phase = run.recipe.found_phase(small, momentum, compiled=run.compile_choice("train", planned))
+        run.train(phase, range(run.recipe.decision_epoch, run.epochs), store)
     run.folder.save_tensors("found.safetensors", network.state_dict())
     val = run.score(network, run.data.estimate)
     return {"epochs": remaining, "val_accuracy": val.metric}

@@ -86,6 +86,17 @@ class Phase(ABC):
         """All optimisers by name."""
         return {"weights": self.weights}
 
+    def step(self, inputs: tuple[Tensor, ...], targets: Any, step: int) -> Tensor:
+        """One step of every optimiser; the loss before it, a scalar without gradient."""
+        loss = self.loss(inputs, targets, step)
+        for optimizer in self.optimizers().values():
+            optimizer.zero_grad(set_to_none=True)
+        self.engine.backward(loss)
+        for optimizer in self.optimizers().values():
+            optimizer.step()
+        self.finish_step(step)
+        return loss.detach()
+
     def finish_step(self, step: int) -> None:
         """What follows the optimisers' step; nothing, unless a phase says otherwise."""
         return
@@ -187,14 +198,7 @@ def _train_epoch(
         seed_step(seed, phase.name, step)
         for group in phase.weights.param_groups:
             group["lr"] = phase.schedule.at(step)
-        loss = phase.loss(inputs, targets, step)
-        for optimizer in phase.optimizers().values():
-            optimizer.zero_grad(set_to_none=True)
-        phase.engine.backward(loss)
-        for optimizer in phase.optimizers().values():
-            optimizer.step()
-        phase.finish_step(step)
-        total += loss.detach()
+        total += phase.step(inputs, targets, step)
         count += 1
         done = (epoch - epochs.start) * steps + index + 1
         if index % max(1, steps // 20) == 0 or index + 1 == steps:

@@ -7,7 +7,7 @@ import importlib
 import inspect
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,13 +100,17 @@ def _build(spec: str, in_channels: int, num_classes: int) -> nn.Module:
         return _from_timm(rest, in_channels, num_classes)
     if rest:
         return _from_factory(spec, name, rest, in_channels, num_classes)
-    near = difflib.get_close_matches(name, MODELS, 1)
     raise ModelError(
         "--model",
         "must be a registered name, torchvision:NAME, timm:NAME or package.module:factory",
         value=repr(spec),
-        remedy=f"did you mean {near[0]}?" if near else "see pgnas list models",
+        remedy=_did_you_mean(name, MODELS, 1) or "see pgnas list models",
     )
+
+
+def _did_you_mean(name: str, known: Iterable[str], most: int) -> str | None:
+    near = difflib.get_close_matches(name, list(known), most)
+    return f"did you mean {', '.join(near)}?" if near else None
 
 
 def _from_torchvision(name: str, num_classes: int) -> nn.Module:
@@ -114,12 +118,11 @@ def _from_torchvision(name: str, num_classes: int) -> nn.Module:
 
     known = models.list_models(module=models)
     if name not in known:
-        near = difflib.get_close_matches(name, known, 3)
         raise ModelError(
             "--model torchvision:",
             "must be followed by a classification model of torchvision",
             value=repr(name),
-            remedy=f"did you mean {', '.join(near)}?" if near else "see torchvision.models.list_models()",
+            remedy=_did_you_mean(name, known, 3) or "see torchvision.models.list_models()",
         )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The default weight initialization", category=FutureWarning)
@@ -133,12 +136,11 @@ def _from_timm(name: str, in_channels: int, num_classes: int) -> nn.Module:
     except ImportError as error:
         raise ModelError("--model timm:", "needs the package timm", remedy="pip install 'pgnas[timm]'") from error
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), 3)
         raise ModelError(
             "--model timm:",
             "must be followed by a model of timm",
             value=repr(name),
-            remedy=f"did you mean {', '.join(near)}?" if near else "see timm.list_models()",
+            remedy=_did_you_mean(name, timm.list_models(), 3) or "see timm.list_models()",
         )
     built: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_channels)
     return built
