@@ -22,7 +22,7 @@ KINDS: tuple[CostName, ...] = ("macs", "params")
 
 
 def counted(gated: Supernet, architecture: Architecture, kind: CostName) -> float:
-    cost = expected_cost(gated.graph, gated.space.sites, gated.gates.sizes, kind)
+    cost = expected_cost(gated.graph, gated.space.sites, gated.gates.sizes, gated.prices(kind))
     return cost.count(gated.gates.mask(architecture))
 
 

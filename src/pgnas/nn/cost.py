@@ -18,8 +18,9 @@ from pgnas.nn.channels import ChannelGraph
 from pgnas.nn.cut import Cut, cut_rule
 from pgnas.nn.liveness import Plan
 from pgnas.nn.macs import Counted, macs_per_pair, watch_macs
+from pgnas.nn.timing import evaluation
 
-CostName = Literal["macs", "params"]
+CostName = Literal["macs", "params", "latency"]
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,8 @@ class Counts:
 def measure(module: nn.Module, inputs: Sequence[Tensor]) -> Counts:
     """Count a real network by running it once on one of the example inputs; it is left as it was."""
     macs: list[int] = []
-    modes = {layer: layer.training for layer in module.modules()}
-    try:
-        module.eval()
-        with torch.no_grad(), watch_macs(module, macs.append):
-            module(*(x[:1].clone() for x in inputs))
-    finally:
-        for layer, mode in modes.items():
-            layer.training = mode
+    with evaluation(module), torch.no_grad(), watch_macs(module, macs.append):
+        module(*(x[:1].clone() for x in inputs))
     return Counts(sum(p.numel() for p in module.parameters()), sum(macs))
 
 

@@ -8,32 +8,30 @@ an operation that cannot be shrunk is not used at all, and where one layer reads
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pgnas.bayes import BilinearCost
 from pgnas.nn.channels import Barrier, ChannelGraph, Dense
-from pgnas.nn.cost import CostName
-from pgnas.nn.macs import Counted, macs_per_pair
+from pgnas.nn.prices import Price, Prices
 from pgnas.nn.sites import Site
 
 
-def expected_cost(graph: ChannelGraph, sites: Sequence[Site], sizes: dict[str, int], kind: CostName) -> BilinearCost:
+def expected_cost(graph: ChannelGraph, sites: Sequence[Site], sizes: dict[str, int], prices: Prices) -> BilinearCost:
     """The expected cost as a function of the gates' keep logits.
 
     Args:
         graph: The analysed network.
         sites: Its gated layers.
         sizes: Gate name to its number of units, in the order of the logits.
-        kind: What is counted.
+        prices: What every operation costs.
     """
     reading = _Readers(graph, sites)
-    surrogate = _Surrogate(graph, sites, sizes, kind)
+    surrogate = _Surrogate(graph, sites, sizes, prices)
     for name, rows in reading.walk():
         surrogate.add(name, rows)
     return surrogate.build()
@@ -122,8 +120,8 @@ class _Layer:
 class _Surrogate:
     """Collects the index tensors of a :class:`BilinearCost`."""
 
-    def __init__(self, graph: ChannelGraph, sites: Sequence[Site], sizes: dict[str, int], kind: CostName) -> None:
-        self.graph, self.kind = graph, kind
+    def __init__(self, graph: ChannelGraph, sites: Sequence[Site], sizes: dict[str, int], prices: Prices) -> None:
+        self.graph, self.prices = graph, prices
         self.site_of_node = {site.node: site for site in sites}
         self.units = sum(sizes.values())
         self.slot_starts: list[int] = []
@@ -138,7 +136,6 @@ class _Surrogate:
         self.entries = [torch.stack([torch.arange(len(self.slot_unit)), self.slot_unit])]
         self.entries += [self._groups_behind(site, firsts) for site in sites]
         self.layers: list[_Layer] = []
-        self.counted: set[int] = set()
         self.outputs = 0
         self.always: list[Tensor] = []
         self.readings: list[Tensor] = []
@@ -161,8 +158,9 @@ class _Surrogate:
         layers = self._layers(name)
         if name in self.site_of_node and layers:
             site, first = self.site_of_node[name], self.first_slot[name]
-            units = int(site.unit_of_channel.max()) + 1
-            own = torch.arange(len(layers)) if len(layers) > 1 else torch.zeros(units, dtype=torch.long)
+            units, op = int(site.unit_of_channel.max()) + 1, self.graph.ops[name]
+            by_group = isinstance(op, Dense) and op.groups > 1  # then a unit is a group, with a row of its own
+            own = torch.arange(units) if by_group else torch.zeros(units, dtype=torch.long)
             self.slot_layer[first : first + units] = len(self.layers) + own
         for layer in layers:
             self._add_outputs(rows[layer.outputs] if layer.outputs.numel() else None)
@@ -182,39 +180,21 @@ class _Surrogate:
 
     def _layers(self, name: str) -> list[_Layer]:
         """The rows that describe a node's cost: one a group of a grouped convolution, one for other layers."""
-        op, node = self.graph.ops[name], self.graph.nodes[name]
-        layer = self.graph.layer(node)
-        if node.op == "get_attr" or layer is None or not self.graph.is_cut(name):
-            cost = self._constant_cost(name)
-            return [_Layer(0.0, cost, 0.0, torch.empty(0))] if cost else []
+        op, price = self.graph.ops[name], self.prices.get(name, Price())
+        constant = [_Layer(0.0, price.constant, 0.0, torch.empty(0))] if price.constant else []
+        if not price.pair and not price.output:
+            return constant
         channels = torch.arange(op.value.channels)[:, None]
-        vectors = sum(p.ndim == 1 for p in layer.parameters(recurse=False)) if self.kind == "params" else 0
-        if not isinstance(layer, Counted):
-            return [_Layer(0.0, vectors, 0.0, channels)] if vectors else []
-        pair = self._pair(name, layer)
+        if not isinstance(op, Dense):  # one input an output
+            return [_Layer(0.0, price.pair + price.output, 0.0, channels), *constant]
         site = self.site_of_node.get(name)
-        if not isinstance(op, Dense):  # depthwise: one input an output
-            return [_Layer(0.0, pair + vectors, 0.0, channels)]
         if op.groups == 1:
             in_unit = 1 if site is None else len(site.unit_of_channel) // (int(site.unit_of_channel.max()) + 1)
-            return [_Layer(pair * in_unit, vectors, 0.0 if site else op.values[0].channels, channels)]
+            fixed = 0.0 if site else op.values[0].channels
+            return [_Layer(price.pair * in_unit, price.output, fixed, channels), *constant]
         in_group = channels.reshape(op.groups, 1, -1)  # computed whole, if its gate is open and any of it is needed
-        cost = in_group.shape[2] * (op.per_group * pair + vectors)
-        return [_Layer(cost, 0.0, 0.0 if site else 1.0, group) for group in in_group]
-
-    def _pair(self, name: str, layer: Counted) -> float:
-        if self.kind == "macs":
-            source = self.graph.ops[name].inputs[0]
-            return macs_per_pair(layer, self.graph.example_shape(source), self.graph.example_shape(name))
-        return 1 if isinstance(layer, nn.Linear) else math.prod(layer.kernel_size)
-
-    def _constant_cost(self, name: str) -> float:
-        """The cost of what is not shrunk, taken as always there."""
-        if self.kind == "macs":
-            return self.graph.macs(name)
-        new = {id(p): p.numel() for p in self.graph.own_parameters(name) if id(p) not in self.counted}
-        self.counted |= set(new)
-        return sum(new.values())
+        cost = in_group.shape[2] * (op.per_group * price.pair + price.output)
+        return [*(_Layer(cost, 0.0, 0.0 if site else 1.0, group) for group in in_group), *constant]
 
     def build(self) -> BilinearCost:
         """Assemble."""

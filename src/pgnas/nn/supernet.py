@@ -14,12 +14,15 @@ from torch import Tensor, fx, nn
 from pgnas import bayes
 from pgnas.architecture import Architecture
 from pgnas.bayes import BilinearCost
+from pgnas.errors import ModelError
 from pgnas.nn.channels import ChannelGraph
 from pgnas.nn.cost import CostName, Counts, count_plan
+from pgnas.nn.device_costs import DeviceCosts
 from pgnas.nn.expected_cost import expected_cost
 from pgnas.nn.gate import Gates, Granularity, apply_gate
 from pgnas.nn.liveness import Plan, make_plan, site_masks
 from pgnas.nn.macs import ConvTranspose
+from pgnas.nn.prices import Prices, mac_prices, parameter_prices
 from pgnas.nn.sites import SearchSpace, Ungated
 
 
@@ -52,7 +55,10 @@ class Supernet(nn.Module):
     Attributes:
         gates: The gates and their logits.
         temperature: tau of the relaxation.
+        device_costs: What the operations cost in time on a device, if that was measured.
     """
+
+    device_costs: DeviceCosts | None = None
 
     def __init__(
         self,
@@ -133,6 +139,30 @@ class Supernet(nn.Module):
         """Parameters and multiply-adds of the extracted network, without building it."""
         return count_plan(self.graph, self.plan(architecture))
 
+    def prices(self, kind: CostName) -> Prices:
+        """What every operation costs: multiply-adds for one example, trainable numbers, or seconds.
+
+        Raises:
+            ModelError: Latency is asked for, and ``device_costs`` is not set.
+        """
+        if kind != "latency":
+            return mac_prices(self.graph) if kind == "macs" else parameter_prices(self.graph)
+        return self._measured().prices
+
+    def latency(self, architecture: Architecture) -> float:
+        """Predicted seconds a batch of the extracted network, from ``device_costs``.
+
+        Raises:
+            ModelError: ``device_costs`` is not set.
+        """
+        return self._measured().predict(self.graph, self.plan(architecture))
+
+    def _measured(self) -> DeviceCosts:
+        if self.device_costs is None:
+            remedy = "set supernet.device_costs = pgnas.nn.measure_device(supernet.graph)"
+            raise ModelError("latency of a supernet", "must be measured before it is predicted", remedy=remedy)
+        return self.device_costs
+
     def expected_cost(self, kind: CostName) -> Tensor:
         """E_q[cost] under the posterior as a share of the full network's, a scalar with gradient.
 
@@ -141,7 +171,7 @@ class Supernet(nn.Module):
         logits = self.gates.logits()
         key = (kind, logits.device)
         if key not in self._costs:
-            cost = expected_cost(self.graph, self.space.sites, self.gates.sizes, kind)
+            cost = expected_cost(self.graph, self.space.sites, self.gates.sizes, self.prices(kind))
             self._costs[key] = (cost.to(logits.device), cost.full)
         cost, full = self._costs[key]
         return cost.expected(logits) / full
