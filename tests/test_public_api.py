@@ -11,7 +11,7 @@ import pgnas
 
 PUBLIC = [
     "Architecture", "Counts", "DataSet", "InputError", "PgnasError", "RunConfig", "RunError", "RunResult",
-    "SearchResult", "Supernet", "extract", "load", "load_data", "measure", "run", "search", "supernet",
+    "SearchResult", "Supernet", "channel_rule", "extract", "load", "load_data", "measure", "run", "search", "supernet",
 ]  # fmt: skip
 
 

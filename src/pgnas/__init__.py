@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pgnas.nn import Counts as Counts
     from pgnas.nn import Supernet as Supernet
     from pgnas.nn import measure as measure
+    from pgnas.nn.channels import channel_rule as channel_rule
     from pgnas.nn.convert import supernet as supernet
     from pgnas.nn.extract import extract as extract
     from pgnas.stages import RunResult as RunResult
@@ -44,6 +45,7 @@ _HOMES = {
     "RunResult": ("pgnas.stages", "RunResult"),
     "SearchResult": ("pgnas.stages", "SearchResult"),
     "Supernet": ("pgnas.nn", "Supernet"),
+    "channel_rule": ("pgnas.nn.channels", "channel_rule"),
     "extract": ("pgnas.nn", "extract"),
     "load": ("pgnas.stages", "load"),
     "load_data": ("pgnas.data", "load_data"),
@@ -64,6 +66,7 @@ __all__ = [
     "RunResult",
     "SearchResult",
     "Supernet",
+    "channel_rule",
     "extract",
     "load",
     "load_data",

@@ -4,6 +4,7 @@
     +-- InputError             what the user handed in breaks a rule (CLI exit code 2)
     |   +-- ConfigError        a setting, flag or config file
     |   +-- ModelError         a network that cannot be found, built, traced or gated
+    |   |   +-- RuleError      a user's channel rule that is registered wrongly or does not hold for its layer
     |   +-- DataError          a data set, an image, a label
     |   +-- ArchitectureError  an architecture that does not belong to this supernet
     |   +-- FileError          a file that is not what its name says
@@ -64,6 +65,10 @@ class ConfigError(InputError):
 
 class ModelError(InputError):
     """A network cannot be found, built, traced or gated."""
+
+
+class RuleError(ModelError):
+    """A channel rule of the user's is registered wrongly, or does not hold for its layer."""
 
 
 class DataError(InputError):

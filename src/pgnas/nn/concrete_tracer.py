@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+import sys
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,8 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Argument, map_arg
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+
+from pgnas.nn.own_layers import OWN_FUNCTIONS, own_layer
 
 
 class ConcreteProxy(fx.Proxy):
@@ -59,14 +62,17 @@ class ConcreteTracer(fx.Tracer):
     """
 
     def __init__(self, inputs: tuple[Tensor, ...]) -> None:
-        super().__init__(autowrap_modules=(math,))
+        super().__init__(autowrap_modules=(math,), autowrap_functions=tuple(OWN_FUNCTIONS))
+        # torch.fx wraps functions where it meets them in the globals of a forward; a user may also call module.function
+        homes = (sys.modules.get(function.__module__) for function in OWN_FUNCTIONS)
+        self._autowrap_search += [home for home in homes if home is not None]
         self.values: dict[str, Any] = {}
         self._inputs = list(inputs)
         self._computing = False
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """torch.nn's layers, and layers whose behaviour in training would be lost by looking inside."""
-        known = super().is_leaf_module(m, module_qualified_name)
+        """Layers with a rule, and those whose behaviour in training would be lost by looking inside."""
+        known = super().is_leaf_module(m, module_qualified_name) or own_layer(m) is not None
         return known or isinstance(m, _ConvNd | nn.Linear | _BatchNorm) or has_torch_forward(m) or _is_noise(m)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pgnas.nn.channels import ChannelGraph
-from pgnas.nn.cut import Cut, cut_rule
+from pgnas.nn.cut import Cut, cut_to
 from pgnas.nn.liveness import Plan
 from pgnas.nn.macs import Counted, macs_per_pair, watch_macs
 from pgnas.nn.timing import evaluation
@@ -56,7 +56,7 @@ def count_plan(graph: ChannelGraph, plan: Plan) -> Counts:
             macs += graph.macs(name)
         else:
             read = plan.reads[name][0]
-            cut = cut_rule(layer, read.nonzero()[:, 0], kept.nonzero()[:, 0])
+            cut = cut_to(layer, read, kept)
             params.update(_remaining(layer, cut))
             if isinstance(layer, Counted):
                 groups = cut.attributes.get("groups", 1)

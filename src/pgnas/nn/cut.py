@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pgnas.nn.macs import Conv, ConvTranspose
+from pgnas.nn.own_layers import OwnLayer, own_layer
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,38 @@ def _batch_norm(layer: _BatchNorm, kept_in: Tensor, kept_out: Tensor) -> Cut:
 @cut_rule.register(nn.PReLU)
 def _prelu(layer: nn.PReLU, kept_in: Tensor, kept_out: Tensor) -> Cut:
     return Cut({"weight": {0: kept_out}}, {"num_parameters": len(kept_out)})
+
+
+def has_cut_rule(kind: type[nn.Module]) -> bool:
+    """Whether layers of a type are cut by a rule made for torch.nn's types."""
+    return cut_rule.dispatch(kind) is not cut_rule.dispatch(nn.Module)
+
+
+def is_cut_known(own: OwnLayer) -> bool:
+    """Whether the input channels of a user's layer can be cut, and not only its output channels."""
+    return own.cut is not None or has_cut_rule(own.kind)
+
+
+def cut_to(layer: nn.Module, kept_in: Tensor, kept_out: Tensor) -> Cut:
+    """How to cut any layer to input and output channel masks, each bool (channels,)."""
+    own = own_layer(layer)
+    inputs, outputs = kept_in.nonzero()[:, 0], kept_out.nonzero()[:, 0]
+    if own is None:
+        return cut_rule(layer, inputs, outputs)
+    return own.cut(layer, inputs, outputs) if own.cut is not None else _by_size(layer, own, inputs, kept_out)
+
+
+def _by_size(layer: nn.Module, own: OwnLayer, kept_in: Tensor, kept_out: Tensor) -> Cut:
+    """The cut of a user's layer: as the torch.nn layer it is derived from, and its other tensors by their size."""
+    outputs = kept_out.nonzero()[:, 0]
+    base = cut_rule(layer, kept_in, outputs) if has_cut_rule(type(layer)) else Cut()
+    if own.cut_axes is not None:
+        slices = {name: {axis: outputs} for name, axis in own.cut_axes.items()}
+    else:
+        tensors = [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]
+        slices = {name: {0: outputs} for name, t in tensors if t.ndim and len(t) == len(kept_out)}
+    attributes = dict.fromkeys(own.attributes, len(outputs))
+    return Cut({**slices, **base.slices}, {**base.attributes, **attributes})
 
 
 def cut_layer(layer: nn.Module, cut: Cut) -> nn.Module:

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
 from pgnas.nn.channels import ChannelGraph, ChannelOp, Dense
-from pgnas.nn.cut import Cut, cut_layer, cut_rule
+from pgnas.nn.cut import Cut, cut_layer, cut_to
 from pgnas.nn.liveness import Plan
 
 
@@ -106,7 +106,7 @@ class Builder:
     def cut_layer(self, target: str, *, kept_in: Tensor, kept_out: Tensor) -> None:
         """Cut a layer to channel masks; the next :meth:`copy` calls the cut one."""
         layer = self._root.get_submodule(target)
-        self._cuts[target] = cut_rule(layer, kept_in.nonzero()[:, 0], kept_out.nonzero()[:, 0])
+        self._cuts[target] = cut_to(layer, kept_in, kept_out)
         self._attributes[target] = cut_layer(layer, self._cuts[target])
 
     def cut_attribute(self, op: ChannelOp, kept: Tensor) -> fx.Node:

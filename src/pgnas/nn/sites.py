@@ -12,7 +12,7 @@ from torch import Tensor
 from pgnas.errors import ModelError
 from pgnas.nn.channels import Barrier, ChannelGraph, Dense, Follow
 from pgnas.nn.gate import GateSpec, Group
-from pgnas.nn.macs import Conv, ConvTranspose
+from pgnas.nn.macs import Conv, ConvTranspose, Counted
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,8 @@ def _reason(graph: ChannelGraph, node: str, name: str, exclude: Sequence[str], g
         return ""
     if any(fnmatchcase(name, pattern) for pattern in exclude):
         return "excluded"
+    if not isinstance(layer, Counted):
+        return "it is no kind of torch.nn convolution or linear layer: it is cut but has no gate"
     if op.groups > 1 and op.per_group == 1:
         return "depthwise: it follows the gates around it"
     if not gate_inputs and graph.is_input(op.inputs[0]):

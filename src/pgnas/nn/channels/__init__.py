@@ -6,6 +6,7 @@ from pgnas.nn.channels import rules_shapes as rules_shapes
 from pgnas.nn.channels.graph import ChannelGraph, Source, describe
 from pgnas.nn.channels.ops import Barrier, ChannelOp, Follow, ReadShape, Value, rule
 from pgnas.nn.channels.rules_layers import Dense
+from pgnas.nn.channels.user_rules import channel_rule, mix, temporary_rules
 
 __all__ = [
     "Barrier",
@@ -16,6 +17,9 @@ __all__ = [
     "ReadShape",
     "Source",
     "Value",
+    "channel_rule",
     "describe",
+    "mix",
     "rule",
+    "temporary_rules",
 ]

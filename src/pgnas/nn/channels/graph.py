@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pgnas.nn.channels.ops import UNTRACKED, Barrier, ChannelOp, Follow, Value, find_rule, first_input
 from pgnas.nn.concrete_tracer import has_torch_forward
+from pgnas.nn.own_layers import own_layer
 from pgnas.nn.trace import Trace
 
 if TYPE_CHECKING:
@@ -185,6 +186,8 @@ class ChannelGraph:
             return f"its layer is called {calls} times with the same weights"
         if any(id(tensor) in self._shared for tensor in _tensors(layer)):
             return "its weights are shared with another layer"
+        if own_layer(layer) is not None:
+            return _own_refusal(layer)
         if "weight" not in layer._parameters or hasattr(layer, "parametrizations"):
             return "its weight is computed from other tensors (weight norm, a parametrization)"
         if "forward" in vars(layer) or not (isinstance(layer, _BatchNorm) or has_torch_forward(layer)):
@@ -246,6 +249,17 @@ def describe(node: fx.Node, layer: nn.Module | None) -> str:
     if node.op == "call_method":
         return f"tensor method {node.target}()"
     return f"function {getattr(node.target, '__name__', node.target)}()"
+
+
+def _own_refusal(layer: nn.Module) -> str | None:
+    """Why a layer with a rule of the user's cannot be cut, if it cannot."""
+    if hasattr(layer, "parametrizations"):
+        return "its tensors are computed from others (a parametrization)"
+    if "forward" in vars(layer):
+        return "its forward was replaced on the layer itself"
+    if any(_tensors(child) for child in layer.children()):
+        return "layers inside it have tensors, which its cut does not reach"
+    return None
 
 
 def _count(targets: Iterable[Any]) -> Counter[str]:
