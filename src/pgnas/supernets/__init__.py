@@ -1,8 +1,25 @@
 """Networks by name: registered families, torchvision, timm, and the user's own."""
 
+from pgnas.supernets import enas as enas
 from pgnas.supernets import multibranch as multibranch
+from pgnas.supernets import multikernel as multikernel
 from pgnas.supernets.building import BuiltModel, build_model, uniform_width
+from pgnas.supernets.densenet import inflate_weights
+from pgnas.supernets.enas_cells import ramp_drop_path
+from pgnas.supernets.paper import PAPER_SUPERNETS, PaperSupernet
 from pgnas.supernets.registry import MODELS, RegisteredModel, register
 from pgnas.supernets.weights import load_weights
 
-__all__ = ["MODELS", "BuiltModel", "RegisteredModel", "build_model", "load_weights", "register", "uniform_width"]
+__all__ = [
+    "MODELS",
+    "PAPER_SUPERNETS",
+    "BuiltModel",
+    "PaperSupernet",
+    "RegisteredModel",
+    "build_model",
+    "inflate_weights",
+    "load_weights",
+    "ramp_drop_path",
+    "register",
+    "uniform_width",
+]

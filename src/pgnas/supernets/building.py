@@ -36,7 +36,7 @@ class BuiltModel:
     notes: tuple[str, ...] = field(default=())
 
 
-def build_model(spec: str, *, in_channels: int, num_classes: int, image_size: tuple[int, int], seed: int) -> BuiltModel:
+def build_model(spec: str, *, in_channels: int, num_classes: int, image_size: tuple[int, ...], seed: int) -> BuiltModel:
     """Build the network that ``spec`` names; its classifier gets ``num_classes`` outputs.
 
     Args:
@@ -44,7 +44,7 @@ def build_model(spec: str, *, in_channels: int, num_classes: int, image_size: tu
             ``package.module:factory``. A factory is given ``num_classes`` and ``in_channels`` if it takes them.
         in_channels: Channels of the images.
         num_classes: Classes of the data.
-        image_size: (height, width) of the images.
+        image_size: (height, width) of the images; (frames, height, width) of clips and volumes.
         seed: Seed of the initial weights; the global random state is left as it was.
 
     Raises:

@@ -8,11 +8,10 @@ blocks a stage and 2 paths.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pgnas.errors import ModelError
+from pgnas.supernets.parts import FactorizedReduction, require_range
 from pgnas.supernets.registry import register
 
 STEM = 16
@@ -35,22 +34,12 @@ class ResidualPath(nn.Module):
         return y
 
 
-class ShiftedSkip(nn.Module):
+class ShiftedSkip(FactorizedReduction):
     """Half resolution, two views: every second pixel, and every second pixel of the image shifted by one."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs // 2, 1, bias=False)
-        self.conv2 = nn.Conv2d(inputs, outputs - outputs // 2, 1, bias=False)
-        self.bn = nn.BatchNorm2d(outputs)
-
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) to (B, outputs, H / 2, W / 2)."""
-        x = F.relu(x)
-        straight = self.conv1(F.avg_pool2d(x, 1, 2))
-        shifted = self.conv2(F.avg_pool2d(F.pad(x, (-1, 1, -1, 1)), 1, 2))
-        joined: Tensor = self.bn(torch.cat([straight, shifted], 1))
-        return joined
+        """(B, inputs, H, W) to (B, outputs, ceil(H / 2), ceil(W / 2))."""
+        return super().forward(F.relu(x))
 
 
 class ProjectionSkip(nn.Module):
@@ -132,12 +121,8 @@ class MultibranchResNet(nn.Module):
 def multibranch_resnet(
     *, in_channels: int = 3, num_classes: int = 10, width: int = 32, blocks: int = 1, branches: int = 2, stages: int = 3
 ) -> nn.Module:
-    """Build a :class:`MultibranchResNet`; the paper's instance is ``width=96,blocks=4``."""
-    for name, value in (("width", width), ("blocks", blocks), ("branches", branches), ("stages", stages)):
-        if value < 1 or value > 4096:
-            raise ModelError(
-                f"multibranch-resnet {name}", "must lie in [1, 4096]", value=value, remedy="choose a value inside"
-            )
+    """Build a :class:`MultibranchResNet`; the paper's instances are ``PAPER_SUPERNETS["M"]`` and ``["MI"]``."""
+    require_range("multibranch-resnet", width=width, blocks=blocks, branches=branches, stages=stages)
     return MultibranchResNet(
         in_channels=in_channels, num_classes=num_classes, width=width, blocks=blocks, branches=branches, stages=stages
     )

@@ -13,6 +13,7 @@ from pgnas.errors import ModelError
 
 Factory = Callable[..., nn.Module]
 MODELS: dict[str, RegisteredModel] = {}
+_FLAGS = {"true": True, "false": False, "1": True, "0": False}
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ def parse_parameters(model: RegisteredModel, text: str) -> dict[str, Any]:
             )
         kind = type(defaults[key])
         try:
-            found[key] = kind(value)
-        except ValueError as error:
+            found[key] = _FLAGS[value.lower()] if kind is bool else kind(value)
+        except (ValueError, KeyError) as error:
             raise ModelError(
                 f"--model {model.name} parameter {key}",
                 f"must be of type {kind.__name__}",
