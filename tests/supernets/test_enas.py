@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import pgnas
 from pgnas.errors import ModelError
 from pgnas.supernets import build_model, ramp_drop_path
 from pgnas.supernets.enas import NORMAL_ARC, REDUCTION_ARC
@@ -53,6 +54,19 @@ def test_drop_path_grows_with_depth_and_with_training() -> None:
     # eight of a normal cell's ten operations are no identity
     assert sum(isinstance(layer, DropPath) for layer in cells[0].modules()) == 8
     assert not any(isinstance(layer, DropPath) for layer in build("enas-micro:filters=1", size=8).modules())
+
+
+def test_drop_path_lives_on_in_the_supernet_and_in_the_found_network() -> None:
+    network, x = build("enas-micro:filters=1,drop_path_keep=0.6", size=8), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    gated = pgnas.supernet(network, x, "group")
+    for made in (gated, pgnas.extract(gated, gated.open())):
+        ramp_drop_path(made, 0.5)
+        rates = sorted(layer.p for layer in made.modules() if isinstance(layer, DropPath))
+        assert len(rates) == sum(isinstance(layer, DropPath) for layer in network.modules())
+        assert rates[-1] == pytest.approx(0.2)
+        made.train()
+        assert not torch.equal(made(x), made(x))
+    assert max(layer.p for layer in network.modules() if isinstance(layer, DropPath)) == pytest.approx(0.4)
 
 
 def test_drop_path_drops_whole_examples_and_keeps_the_mean() -> None:

@@ -184,3 +184,13 @@ def test_separable_convolutions_are_gated_at_the_pointwise_part() -> None:
     assert groups["cells.1.nearer.1"] == [2] * 5  # reads a normal cell
     assert groups["cells.2.nearer.1"] == [4] * 4  # reads a reduction cell
     assert groups["cells.0.nearer.1"] == [6]  # reads the stem
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "model", ["enas-micro:filters=1", "multikernel-resnet:width=1", "densenet:growth=1,stem=3x3", "densenet3d:growth=1"]
+)
+def test_the_narrowest_network_runs(model: str) -> None:
+    """The uniform baseline tries every width from 1."""
+    network, x = built(model, (3, 16, 16) if "3d" in model else (16, 16))
+    assert network(x).shape == (2, CLASSES)
