@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgnas.config import Amount, RunConfig, field_names
+from pgnas.amounts import Amount
+from pgnas.config import RunConfig, field_names
 from pgnas.config_file import format_settings, make_config, parse_settings, read_settings
 from pgnas.errors import ConfigError
 

@@ -6,57 +6,19 @@ Precedence, lowest first: the defaults here, a TOML file (``--config``), the fla
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pgnas.amounts import Amount, parse_share
 from pgnas.errors import ConfigError
 
 Granularity = Literal["channel", "group", "product"]
 PriorName = Literal["gibbs", "bernoulli", "paper"]
 Switch = Literal["auto", "on", "off"]
+Selections = Literal["auto", "on", "measured", "off"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Baseline = Literal["full", "uniform"]
-
-_AMOUNT = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(%|[kKmMgG]?)\s*$")
-_SCALE = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
-
-
-@dataclass(frozen=True)
-class Amount:
-    """A cap as the user writes it: a share of the full network (``"40%"``) or a count (``"2M"``).
-
-    Attributes:
-        value: The share in (0, 1] or the count (> 0).
-        relative: Whether ``value`` is a share of the full network's count.
-    """
-
-    value: float
-    relative: bool
-
-    @classmethod
-    def parse(cls, text: str, *, subject: str) -> Amount:
-        """Read ``"40%"``, ``"2M"``, ``"350k"`` or ``"1200"``.
-
-        Raises:
-            ConfigError: ``text`` is none of these, or lies outside (0 %, 100 %] or (0, inf).
-        """
-        match = _AMOUNT.match(text)
-        rule = "must be a share like 40% in (0 %, 100 %] or a count like 2M above 0"
-        remedy = f"write for example {subject} 40%"
-        if match is None:
-            raise ConfigError(subject, rule, value=repr(text), remedy=remedy)
-        number, unit = float(match.group(1)), match.group(2)
-        relative = unit == "%"
-        value = number / 100 if relative else number * _SCALE[unit.lower()]
-        if value <= 0 or (relative and value > 1):
-            raise ConfigError(subject, rule, value=repr(text), remedy=remedy)
-        return cls(value, relative)
-
-    def of(self, full: int) -> int:
-        """The cap as a count, for a network whose full count is ``full``."""
-        return int(self.value * full) if self.relative else int(self.value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +45,17 @@ class RunConfig:
         prior_drop: u of the Bernoulli prior, in (0, 1).
         max_macs: Cap on the multiply-adds of the found network.
         max_params: Cap on its parameters.
+        max_latency: Cap on its latency on this device: a share of the full network's (``"60%"``) or a time (``"8ms"``).
+        latency_batch: Images a batch whose latency is capped.
         decide_at: Point of the run, as a share of the epochs, at which an architecture is drawn and frozen;
             ``"never"``: at the end, as in the paper; ``None``: ``"25%"`` with a cap, else ``"never"``.
         candidates: C, the number of architectures drawn and ranked.
         avoid_selections: Let a layer that keeps nearly all channels of a value with several readers read all of it:
-            picking channels costs more than it saves; ``auto``: with a cap and a logit a channel.
+            picking channels costs more than it saves. ``on``: from a fixed share upwards; ``measured``: where that is
+            so as timed on this device; ``auto``, with a cap and a logit a channel: ``measured`` with ``round_to`` or
+            ``max_latency``, else ``on``.
+        round_to: Numbers of channels are brought up to multiples of this, for hardware that likes them so.
+        device_costs: The folder of a run whose timings of this network are used, so that a rerun decides alike.
         recalibrate: Re-estimate BatchNorm statistics of each candidate; ``auto``: where validation says it helps.
         temperature: tau of the relaxation (Eq. 16); ``None``: 0.2 with the paper prior, else 0.5.
         initial_drop: Initial drop probability; ``None``: 0.1 with the paper prior, else 0.02.
@@ -116,9 +84,13 @@ class RunConfig:
     prior_drop: float = 0.5
     max_macs: str | None = None
     max_params: str | None = None
+    max_latency: str | None = None
+    latency_batch: int = 1
     decide_at: str | None = None
     candidates: int = 64
-    avoid_selections: Switch = "auto"
+    avoid_selections: Selections = "auto"
+    round_to: int = 1
+    device_costs: str | None = None
     recalibrate: Switch = "auto"
     temperature: float | None = None
     initial_drop: float | None = None
@@ -137,6 +109,8 @@ class RunConfig:
             Amount.parse(self.max_macs, subject="--max-macs")
         if self.max_params is not None:
             Amount.parse(self.max_params, subject="--max-params")
+        if self.max_latency is not None:
+            Amount.parse_latency(self.max_latency, subject="--max-latency")
         if self.prior == "gibbs" and not self.has_cap:
             raise ConfigError(
                 "--prior gibbs", "needs a cost to weigh", value="no cap", remedy="add --max-macs 40% or --max-params 2M"
@@ -151,7 +125,16 @@ class RunConfig:
     @property
     def has_cap(self) -> bool:
         """Whether the found network's cost is capped."""
-        return self.max_macs is not None or self.max_params is not None
+        return any(cap is not None for cap in (self.max_macs, self.max_params, self.max_latency))
+
+    @property
+    def selections(self) -> Selections:
+        """Where layers read all of a shared value, ``auto`` resolved."""
+        if self.avoid_selections != "auto":
+            return self.avoid_selections
+        if not self.has_cap or self.granularity != "channel":
+            return "off"
+        return "measured" if self.round_to > 1 or self.max_latency is not None else "on"
 
     @property
     def prior_name(self) -> PriorName:
@@ -167,11 +150,7 @@ class RunConfig:
         text = self.decide_at or ("25%" if self.has_cap else "never")
         if text == "never":
             return None
-        rule, remedy = "must be a share strictly between 0% and 100%, or never", "write for example --decide-at 25%"
-        match = _AMOUNT.match(text)
-        if match is None or match.group(2) != "%" or not 0 < float(match.group(1)) < 100:
-            raise ConfigError("--decide-at", rule, value=repr(text), remedy=remedy)
-        return float(match.group(1)) / 100
+        return parse_share(text, subject="--decide-at", otherwise="never")
 
 
 _BOUNDS: dict[str, tuple[float, float, bool]] = {  # field: (low, high, low is allowed)
@@ -182,7 +161,9 @@ _BOUNDS: dict[str, tuple[float, float, bool]] = {  # field: (low, high, low is a
     "image_size": (1, 8_192, True),
     "length_scale_sq": (0, 1e12, False),
     "prior_drop": (0, 1, False),
+    "latency_batch": (1, 1_000_000, True),
     "candidates": (1, 10_000_000, True),
+    "round_to": (1, 1_024, True),
     "temperature": (0, 100, False),
     "initial_drop": (0, 1, False),
     "logit_lr": (0, 100, False),
@@ -213,7 +194,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "prior": ("gibbs", "bernoulli", "paper"),
     "augment": ("auto", "on", "off"),
     "recalibrate": ("auto", "on", "off"),
-    "avoid_selections": ("auto", "on", "off"),
+    "avoid_selections": ("auto", "on", "measured", "off"),
     "compile": ("auto", "on", "off"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "device": ("auto", "cpu", "cuda", "mps"),

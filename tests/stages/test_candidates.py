@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 import pgnas
-from pgnas.nn import extract_small
-from pgnas.stages.candidates import Candidate, best, draw, rank, repair, widen_readers
+from pgnas.nn.device_costs import measure_device
+from pgnas.nn.shaping import Shaper
+from pgnas.stages.candidates import Candidate, Fitter, best, draw, rank
 from pgnas.stages.training import Score
 
 
@@ -51,10 +54,11 @@ def test_no_candidate_is_over_the_cap_on_its_extracted_network(supernet, share):
         assert real.params <= caps["params"]
 
 
-def test_repair_closes_the_least_probable_units_and_no_more_than_needed(supernet):
+def test_a_fit_closes_the_least_probable_units_and_no_more_than_needed(supernet):
     everything = supernet.open()
     caps = {"macs": int(0.5 * supernet.count(everything).macs)}
-    closed, fitting = repair(supernet, everything, caps)
+    candidate = Fitter(supernet, caps, Shaper(supernet)).fit(everything)
+    closed, fitting = candidate.repaired, candidate.architecture
     before, after = supernet.gates.mask(everything), supernet.gates.mask(fitting)
     logits = supernet.gates.logits()
     assert int((before & ~after).sum()) == closed
@@ -94,31 +98,25 @@ def test_the_best_has_the_highest_score_then_the_lowest_loss(supernet):
     assert Candidate.from_row(scored[1].to_row()) == scored[1]
 
 
-class TwoReaders(nn.Module):
-    """One value with two readers, which may keep different channels of it."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Conv2d(1, 8, 3, padding=1)
-        self.a = nn.Conv2d(8, 4, 3, padding=1)
-        self.b = nn.Conv2d(8, 4, 3, padding=1)
-
-    def forward(self, x):
-        x = self.stem(x)
-        return (self.a(torch.relu(x)) + self.b(torch.relu(x))).mean((2, 3))
+def test_a_fit_does_not_depend_on_the_fit_before(supernet):
+    caps = {"macs": int(0.4 * supernet.count(supernet.open()).macs)}
+    fitter = Fitter(supernet, caps, Shaper(supernet))
+    samples = [supernet.open(), supernet.mode(), *(supernet.sample(generator=generator()) for _ in range(4))]
+    one_by_one = [Fitter(supernet, caps, Shaper(supernet)).fit(sample) for sample in samples]
+    assert [fitter.fit(sample) for sample in samples] == one_by_one
 
 
-@pytest.mark.parametrize(("kept", "widened"), [(7, 8), (6, 8), (5, 5), (1, 1)])
-def test_a_reader_of_most_of_a_shared_value_is_widened_and_others_are_not(kept, widened):
-    made = pgnas.supernet(TwoReaders(), torch.randn(2, 1, 6, 6))
-    architecture = pgnas.Architecture({"a": 8, "b": 8}, {"a": tuple(range(8)), "b": tuple(range(kept))})
-    wide = widen_readers(made, architecture)
-    assert (len(wide.kept["a"]), len(wide.kept["b"])) == (8, widened)
-    assert extract_small(made, wide).selections == (0 if widened == 8 else 1)
+@pytest.mark.parametrize("round_to", [2, 4])
+def test_candidates_under_a_cap_have_round_numbers_of_channels(supernet, round_to):
+    caps = {"macs": int(0.4 * supernet.count(supernet.open()).macs)}
+    for candidate in draw(supernet, 6, caps, generator=generator(), shaper=Shaper(supernet, round_to=round_to)):
+        assert candidate.counts.macs <= caps["macs"]
+        assert all(len(kept) % round_to == 0 for kept in candidate.architecture.kept.values())
 
 
-def test_channels_that_no_reader_keeps_stay_closed():
-    made = pgnas.supernet(TwoReaders(), torch.randn(2, 1, 6, 6))
-    architecture = pgnas.Architecture({"a": 8, "b": 8}, {"a": (0, 2, 4, 6), "b": (0, 2, 4)})
-    wide = widen_readers(made, architecture)
-    assert wide.kept["a"] == wide.kept["b"] == (0, 2, 4, 6)
+def test_a_latency_cap_is_kept_by_the_prediction(supernet):
+    supernet.device_costs = measure_device(supernet.graph)
+    cap = 0.7 * supernet.latency(supernet.open())
+    for candidate in draw(supernet, 4, {"latency": cap}, generator=generator()):
+        assert candidate.latency == supernet.latency(candidate.architecture) <= cap
+        assert Candidate.from_row({**replace(candidate, score=Score(0, 0, 1)).to_row()}).latency == candidate.latency

@@ -63,9 +63,13 @@ class DeviceCosts:
             total += price.pair * inputs * outputs / groups + price.output * outputs + price.constant
         return total + sum(self.pick_seconds(numbers) for numbers in _picked(graph, plan, self.batch))
 
-    def pick_seconds(self, numbers: int) -> float:
+    def pick_seconds(self, numbers: float) -> float:
         """Seconds to pick so many numbers from a value."""
         return self.pick.constant + self.pick.output * numbers
+
+    def channel_numbers(self, graph: ChannelGraph, name: str) -> float:
+        """Numbers in one channel of a value, for a batch."""
+        return _channel(graph, name) * self.batch
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""

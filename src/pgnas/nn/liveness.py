@@ -7,7 +7,7 @@ what its constant channels contribute is a constant and is added to its output.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,12 +48,17 @@ def site_masks(sites: Sequence[Site], gates: dict[str, Tensor]) -> dict[str, Ten
     return masks
 
 
-def make_plan(graph: ChannelGraph, open_channels: dict[str, Tensor]) -> Plan:
+Extend = Callable[[str, Tensor, Tensor], Tensor]
+"""Given a node, its channels to be computed and its live ones: live channels to be computed as well."""
+
+
+def make_plan(graph: ChannelGraph, open_channels: dict[str, Tensor], *, extend: Extend | None = None) -> Plan:
     """Plan the sub-network in which each gated node reads only its open channels.
 
     Args:
         graph: The analysed network.
         open_channels: Gated node to its open input channels, bool (channels,); layers not named read everything.
+        extend: Adds channels that nothing reads yet, if given.
     """
     live = _live(graph, open_channels)
     need = {name: torch.zeros(op.value.channels, dtype=torch.bool) for name, op in graph.ops.items()}
@@ -66,6 +71,8 @@ def make_plan(graph: ChannelGraph, open_channels: dict[str, Tensor]) -> Plan:
         if name in measured and not wanted.any():
             wanted[0] = True
         computed = wanted if is_output else op.widen(wanted & live[name])
+        if extend is not None:
+            computed = computed | extend(name, computed, live[name])
         plan.computed[name] = computed
         plan.constant[name] = wanted & ~computed
         reads = [rows[:, 0] > 0 for rows in op.pull(computed[:, None].long())] if computed.any() else []

@@ -147,7 +147,7 @@ class Supernet(nn.Module):
         """
         if kind != "latency":
             return mac_prices(self.graph) if kind == "macs" else parameter_prices(self.graph)
-        return self._measured().prices
+        return self.measured().prices
 
     def latency(self, architecture: Architecture) -> float:
         """Predicted seconds a batch of the extracted network, from ``device_costs``.
@@ -155,9 +155,14 @@ class Supernet(nn.Module):
         Raises:
             ModelError: ``device_costs`` is not set.
         """
-        return self._measured().predict(self.graph, self.plan(architecture))
+        return self.measured().predict(self.graph, self.plan(architecture))
 
-    def _measured(self) -> DeviceCosts:
+    def measured(self) -> DeviceCosts:
+        """The ``device_costs``, which must have been measured.
+
+        Raises:
+            ModelError: They are not set.
+        """
         if self.device_costs is None:
             remedy = "set supernet.device_costs = pgnas.nn.measure_device(supernet.graph)"
             raise ModelError("latency of a supernet", "must be measured before it is predicted", remedy=remedy)

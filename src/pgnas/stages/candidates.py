@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from pgnas.architecture import Architecture
 from pgnas.nn import Counts, Supernet, extract_small
-from pgnas.nn.cost import CostName
-from pgnas.nn.liveness import Plan
+from pgnas.nn.cost import CostName, count_plan
+from pgnas.nn.liveness import make_plan, site_masks
+from pgnas.nn.shaping import Shaper
 from pgnas.stages.training import Score
 
 
@@ -26,6 +27,7 @@ class Candidate:
         is_mode: Whether it is the posterior's most probable architecture (brought under the caps).
         repaired: How many units were closed to bring it under the caps.
         score: Its score; None before it is ranked.
+        latency: Predicted seconds a batch of its extracted network, if latency is capped.
     """
 
     architecture: Architecture
@@ -33,6 +35,7 @@ class Candidate:
     is_mode: bool
     repaired: int
     score: Score | None = None
+    latency: float | None = None
 
     def to_row(self) -> dict[str, Any]:
         """A JSON row."""
@@ -46,6 +49,7 @@ class Candidate:
             "is_mode": self.is_mode,
             "repaired": self.repaired,
             "architecture": self.architecture.to_json(),
+            **({} if self.latency is None else {"latency": self.latency}),
         }
 
     @classmethod
@@ -57,26 +61,20 @@ class Candidate:
             row["is_mode"],
             row["repaired"],
             Score(row["accuracy"], row["loss"], row["count"]),
+            row.get("latency"),
         )
 
 
-Caps = Mapping[CostName, int]
-"""Cost to its cap, as a count."""
-
-
-SELECTION_WORTH = 0.75
-"""A reader that keeps this share of a shared value's channels or more is cheaper without picking them from it.
-
-Measured on a CPU (multi-branch ResNet, width 32, training): picking cost more than half of the whole step.
-"""
+Caps = Mapping[CostName, float]
+"""Cost to its cap: a count, or seconds a batch."""
 
 
 def draw(
-    supernet: Supernet, count: int, caps: Caps, *, generator: torch.Generator, avoid_selections: bool = False
+    supernet: Supernet, count: int, caps: Caps, *, generator: torch.Generator, shaper: Shaper | None = None
 ) -> list[Candidate]:
     """The posterior's mode and ``count`` - 1 samples, distinct and under the caps.
 
-    A sample over a cap, measured on its extracted network, is repaired: its least probable units are closed until it
+    A sample over a cap, as its extracted network is counted, is repaired: its least probable units are closed until it
     fits. A posterior that has decided nearly everything has few distinct samples; then fewer are returned.
 
     Args:
@@ -84,16 +82,11 @@ def draw(
         count: C.
         caps: The caps.
         generator: Draws the samples.
-        avoid_selections: Let readers that keep nearly all of a shared value read all of it (:func:`widen_readers`).
+        shaper: Makes every candidate easy on hardware.
     """
-
-    def fitted(architecture: Architecture, *, is_mode: bool) -> Candidate:
-        wide = widen_readers(supernet, architecture) if avoid_selections else architecture
-        opened = supernet.gates.mask(wide) & ~supernet.gates.mask(architecture)
-        return _under_caps(supernet, wide, caps, opened=opened, is_mode=is_mode)
-
+    fitter = Fitter(supernet, caps, shaper or Shaper(supernet))
     found: dict[str, Candidate] = {}
-    first = fitted(supernet.mode(), is_mode=True)
+    first = fitter.fit(supernet.mode(), is_mode=True)
     found[first.architecture.digest] = first
     seen: set[str] = set()
     for _ in range(20 * count):
@@ -103,87 +96,75 @@ def draw(
         if architecture.digest in seen:
             continue
         seen.add(architecture.digest)
-        candidate = fitted(architecture, is_mode=False)
+        candidate = fitter.fit(architecture)
         found.setdefault(candidate.architecture.digest, candidate)
     return list(found.values())
 
 
-def widen_readers(supernet: Supernet, architecture: Architecture) -> Architecture:
-    """Open the closed units of layers that would read most of a shared value's channels, so that they read all.
-
-    Where several layers read one value and keep different channels, each must pick its own from it; picking a large
-    share costs more than the multiply-adds that it saves.
-    """
-    plan = supernet.plan(architecture)
-    gates = {name: part.clone() for name, part in supernet.gates.split(supernet.gates.mask(architecture).cpu()).items()}
-    for site in supernet.space.sites:
-        there = _available(supernet, plan, site.source)
-        if not plan.reads[site.node] or not there.any():
-            continue
-        if SELECTION_WORTH <= float(plan.reads[site.node][0].sum() / there.sum()) < 1:
-            gates[site.gate][site.unit_of_channel[there]] = True
-    return supernet.gates.architecture(torch.cat(list(gates.values())))
-
-
-def _available(supernet: Supernet, plan: Plan, name: str) -> Tensor:
-    """Channels of a value that exist where it was made, bool (channels,): a reader that wants fewer must pick them."""
-    graph = supernet.graph
-    parts = []
-    for run in graph.sources(name):
-        kept = plan.kept(run.origin)
-        if run.channels % len(kept):  # a part of what was made
-            return torch.zeros(graph.value(name).channels, dtype=torch.bool)
-        parts.append(kept.repeat_interleave(run.channels // len(kept)))
-    return torch.cat(parts)
-
-
-def _under_caps(
-    supernet: Supernet, architecture: Architecture, caps: Caps, *, opened: Tensor, is_mode: bool
-) -> Candidate:
-    counts = supernet.count(architecture)
-    if _fits(counts, caps):
-        return Candidate(architecture, counts, is_mode, 0)
-    closed, architecture = repair(supernet, architecture, caps, last=opened)
-    return Candidate(architecture, supernet.count(architecture), is_mode, closed)
-
-
-def _fits(counts: Counts, caps: Caps) -> bool:
-    return all(getattr(counts, kind) <= cap for kind, cap in caps.items())
-
-
-def repair(
-    supernet: Supernet, architecture: Architecture, caps: Caps, *, last: Tensor | None = None
-) -> tuple[int, Architecture]:
-    """Close as few units as needed to meet the caps, the least probable first.
+class Fitter:
+    """Brings architectures under the caps by closing as few units as needed, the least probable first.
 
     Args:
-        supernet: The supernet.
-        architecture: What does not fit.
+        supernet: The supernet; its keep probabilities say which units go first.
         caps: The caps.
-        last: Units, bool (U,), to be closed only when all others are.
-
-    Returns:
-        How many were closed, and the architecture.
+        shaper: Shapes what remains after each closing.
     """
-    kept = supernet.gates.mask(architecture).cpu()
-    logits = supernet.gates.logits().detach().cpu()
-    if last is not None:
-        logits = torch.where(last.cpu(), logits + 1e6, logits)
-    order = torch.where(kept, logits, torch.inf).argsort(stable=True)[: int(kept.sum())]
 
-    def closing(count: int) -> Architecture:
-        remaining = kept.clone()
-        remaining[order[:count]] = False
-        return supernet.gates.architecture(remaining)
+    def __init__(self, supernet: Supernet, caps: Caps, shaper: Shaper) -> None:
+        self._supernet, self._caps, self._shaper = supernet, caps, shaper
+        self._closed = 0  # by the fit before: the next sample of the same posterior needs about as many
 
-    low, high = 0, len(order)  # low does not fit, high does (nothing kept costs nothing that a gate could save)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if _fits(supernet.count(closing(middle)), caps):
-            high = middle
-        else:
-            low = middle
-    return high, closing(high)
+    def fit(self, architecture: Architecture, *, is_mode: bool = False) -> Candidate:
+        """The architecture, shaped and under the caps.
+
+        Its units are closed in the order of their keep probabilities; what the shaper opens again is counted.
+        """
+        kept = self._supernet.gates.mask(architecture).cpu()
+        logits = self._supernet.gates.logits().detach().cpu()
+        order = torch.where(kept, logits, torch.inf).argsort(stable=True)[: int(kept.sum())]
+
+        def closing(count: int) -> Tensor:
+            remaining = kept.clone()
+            remaining[order[:count]] = False
+            return self._shaper.shape(remaining)
+
+        closed = self._closings(lambda count: self._fits(closing(count)), len(order))
+        architecture = self._supernet.gates.architecture(closing(closed))
+        counts = self._supernet.count(architecture)
+        latency = self._supernet.latency(architecture) if "latency" in self._caps else None
+        return Candidate(architecture, counts, is_mode, closed, latency=latency)
+
+    def _closings(self, fits: Callable[[int], bool], units: int) -> int:
+        """The fewest closings that fit, searched from where the fit before ended (nothing kept costs nothing)."""
+        if fits(0):
+            return 0
+        low, high = 0, units  # low does not fit, high does
+        guess, step = self._closed, max(1, self._closed // 16)
+        while low < guess < high and (low == 0 or high == units):
+            if fits(guess):
+                high, guess = guess, guess - step
+            else:
+                low, guess = guess, guess + step
+            step *= 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            if fits(middle):
+                high = middle
+            else:
+                low = middle
+        self._closed = high
+        return high
+
+    def _fits(self, kept: Tensor) -> bool:
+        if not self._caps:
+            return True
+        graph, gates = self._supernet.graph, self._supernet.gates
+        plan = make_plan(graph, site_masks(self._supernet.space.sites, gates.split(kept)))
+        counts = count_plan(graph, plan)
+        costs: dict[CostName, float] = {"params": counts.params, "macs": counts.macs}
+        if "latency" in self._caps:
+            costs["latency"] = self._supernet.measured().predict(graph, plan)
+        return all(costs[kind] <= cap for kind, cap in self._caps.items())
 
 
 def rank(

@@ -27,6 +27,7 @@ from pgnas.seeds import derive_seed
 from pgnas.stages.candidates import Caps
 from pgnas.stages.engine import Engine, make_engine, worth_compiling
 from pgnas.stages.recipe import AUGMENTATION_FACTOR, Recipe, calibration_batches, prior_of
+from pgnas.stages.timings import FolderTimings, Timings
 from pgnas.stages.training import Phase, Score, Store, accuracy, run_epochs
 from pgnas.supernets import BuiltModel, build_model, load_weights
 
@@ -132,7 +133,14 @@ class Context:
             temperature=self.config.temperature or (0.2 if paper else 0.5),
         )
         self.engine.place(made)
+        if self.config.max_latency is not None:
+            made.device_costs = self.timings.of(made, training=False)
         return made
+
+    @cached_property
+    def timings(self) -> Timings:
+        """What the network's operations take on this device."""
+        return FolderTimings(self.folder, source=self.config.device_costs, latency_batch=self.config.latency_batch)
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -149,11 +157,13 @@ class Context:
             self.steps_an_epoch * min(self.config.batch_size, images),
             float(images if self.data.augmentation.is_identity else AUGMENTATION_FACTOR * images),
             prior_of(self.config),
+            self.timings,
+            None if self.config.max_latency is None else self.supernet.measured().network,
         )
 
     @property
     def caps(self) -> Caps:
-        """The caps as counts."""
+        """The caps as counts and seconds."""
         return self.recipe.caps
 
     @cached_property

@@ -56,7 +56,12 @@ def evaluate(run: Context, store: FolderStore) -> Facts:
     result["supernet"] = {**result["supernet"], "test_accuracy": found.metric}
     result["found"] = {**result["found"], "test_accuracy": test.metric, "test_loss": test.loss}
     result["found"] |= {"test_images": test.count, "digest": run.architecture.digest}
-    result["cap"] = {**{kind: None for kind in ("macs", "params")}, **run.caps}
+    result["cap"] = {"macs": None, "params": None, **run.caps}
+    sampled = run.folder.stage_facts("sample")
+    if "latency" in run.caps:
+        result["cap"]["latency_ms"] = 1e3 * result["cap"].pop("latency")
+        result["found"]["latency_ms"] = 1e3 * float(str(sampled["latency"]))
+        result["full"]["latency_ms"] = 1e3 * float(str(sampled["full_latency"]))
     run.folder.write_json("result.json", result)
     return facts
 

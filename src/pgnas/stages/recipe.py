@@ -9,16 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pgnas.amounts import Amount
 from pgnas.bayes import BernoulliPrior, GibbsPrior, PaperPrior, Prior
-from pgnas.config import Amount, RunConfig
+from pgnas.config import RunConfig, Selections
 from pgnas.errors import ConfigError
 from pgnas.nn import Counts, SmallNetwork, Supernet
 from pgnas.nn.cost import CostName
+from pgnas.nn.shaping import PickRule, Shaper, by_share, by_time
 from pgnas.seeds import derive_seed
 from pgnas.stages.candidates import Candidate, Caps, draw
 from pgnas.stages.engine import Engine
 from pgnas.stages.phases import NetworkPhase, PosteriorPhase, PosteriorSettings
 from pgnas.stages.schedule import CosineSchedule, cosine_schedule
+from pgnas.stages.timings import Timings
 from pgnas.stages.training import Loader, Loss, Metric, Score, evaluate, recalibrate
 
 CALIBRATION_BATCHES = 8
@@ -42,6 +45,8 @@ class Recipe:
         examples_an_epoch: Training examples an epoch.
         data_size: N of the ELBO.
         prior: Prior over the gates.
+        timings: What operations take on this device, measured when first asked for.
+        full_latency: Seconds a batch of the full network, if latency is capped.
     """
 
     config: RunConfig
@@ -54,11 +59,24 @@ class Recipe:
     examples_an_epoch: int
     data_size: float
     prior: Prior
+    timings: Timings
+    full_latency: float | None = None
 
     @property
     def caps(self) -> Caps:
-        """The caps as counts."""
-        return caps_as_counts(self.config, self.full)
+        """The caps as counts and seconds."""
+        return caps_of(self.config, self.full_costs)
+
+    @property
+    def latency_is_relative(self) -> bool:
+        """Whether the latency cap is a share of the full network's."""
+        return (self.config.max_latency or "").strip().endswith("%")
+
+    @property
+    def full_costs(self) -> dict[CostName, float]:
+        """What the full network costs."""
+        costs: dict[CostName, float] = {"params": self.full.params, "macs": self.full.macs}
+        return costs if self.full_latency is None else costs | {"latency": self.full_latency}
 
     @property
     def decision_epoch(self) -> int:
@@ -91,7 +109,7 @@ class Recipe:
 
     def posterior_phase(self, supernet: Supernet, *, compiled: bool) -> PosteriorPhase:
         """The phase that learns the posterior."""
-        shares: dict[CostName, float] = {kind: cap / getattr(self.full, kind) for kind, cap in self.caps.items()}
+        shares: dict[CostName, float] = {kind: cap / self.full_costs[kind] for kind, cap in self.caps.items()}
         settings = PosteriorSettings(
             self.prior,
             self.data_size,
@@ -121,9 +139,24 @@ class Recipe:
     def draw(self, supernet: Supernet) -> list[Candidate]:
         """The candidates; the same for the same seed and posterior."""
         generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "candidates"))
-        switch = self.config.avoid_selections
-        avoid = switch == "on" or (switch == "auto" and bool(self.caps) and self.config.granularity == "channel")
-        return draw(supernet, self.config.candidates, self.caps, generator=generator, avoid_selections=avoid)
+        shaper = self.shaper(supernet)
+        return draw(supernet, self.config.candidates, self.caps, generator=generator, shaper=shaper)
+
+    def shaper(self, supernet: Supernet) -> Shaper:
+        """What makes candidates easy on hardware, as the settings say."""
+        rules: dict[Selections, Callable[[], PickRule | None]] = {
+            "on": lambda: by_share,
+            "measured": lambda: self._by_time(supernet),
+        }
+        rule = rules.get(self.config.selections, lambda: None)()
+        return Shaper(supernet, reads_all=rule, round_to=self.config.round_to)
+
+    def _by_time(self, supernet: Supernet) -> PickRule:
+        """Picks must pay where the network is used, and where it is still to be trained."""
+        rules = [by_time(supernet, self.timings.of(supernet, training=False))]
+        if self.decision_epoch < self.epochs:
+            rules.append(by_time(supernet, self.timings.of(supernet, training=True)))
+        return lambda pick: any(rule(pick) for rule in rules)
 
     def score(self, network: nn.Module, loader: Loader) -> Score:
         """Score a network."""
@@ -146,24 +179,34 @@ def calibration_batches(loader: Loader) -> list[Any]:
     return [batch for batch, _ in zip(loader, range(CALIBRATION_BATCHES), strict=False)]
 
 
-def caps_as_counts(config: RunConfig, full: Counts) -> Caps:
-    """The caps of a run as counts.
+def caps_of(config: RunConfig, full: Mapping[CostName, float]) -> Caps:
+    """The caps of a run as counts and seconds.
+
+    Args:
+        config: The settings.
+        full: What the full network costs; its latency may be missing if it is not capped.
 
     Raises:
-        ConfigError: A cap is not between 1 and the full network's count.
+        ConfigError: A cap is not between 1 (for latency: 0) and the full network's cost.
     """
-    caps: dict[CostName, int] = {}
+    caps: dict[CostName, float] = {}
     texts: dict[CostName, str | None] = {"macs": config.max_macs, "params": config.max_params}
     for kind, text in texts.items():
         if text is None:
             continue
-        count: int = getattr(full, kind)
-        cap = Amount.parse(text, subject=f"--max-{kind}").of(count)
+        count = int(full[kind])
+        cap = int(Amount.parse(text, subject=f"--max-{kind}").of(count))
         if not 1 <= cap <= count:
             raise ConfigError(
                 f"--max-{kind}", f"must lie between 1 and the network's {count:,}", value=text, remedy="change the cap"
             )
         caps[kind] = cap
+    if config.max_latency is not None:
+        seconds = full["latency"]
+        caps["latency"] = Amount.parse_latency(config.max_latency, subject="--max-latency").of(seconds)
+        if caps["latency"] > seconds:
+            rule = f"must be at most the network's own {1e3 * seconds:.3g} ms on this device"
+            raise ConfigError("--max-latency", rule, value=config.max_latency, remedy="change the cap")
     return caps
 
 

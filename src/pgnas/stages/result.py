@@ -61,6 +61,8 @@ def _row(name: str, values: Mapping[str, Any], full: Mapping[str, Any] | None = 
         parts.append(f"{values['params']:,} parameters, {values['macs']:,} multiply-adds")
     if full and values.get("macs") is not None:
         parts.append(f"({values['macs'] / max(1, full['macs']):.1%} of the full network's)")
+    if values.get("latency_ms") is not None:
+        parts.append(f"{values['latency_ms']:.3g} ms")
     for key, title in (("val_accuracy", "validation"), ("test_accuracy", "test")):
         if values.get(key) is not None:
             parts.append(f"{title} {values[key]:.4f}")

@@ -18,7 +18,9 @@ from pgnas.nn import Counts, Supernet, extract_small
 from pgnas.progress import Progress, SilentReporter
 from pgnas.stages.candidates import Candidate, best, rank
 from pgnas.stages.engine import make_engine, worth_compiling
+from pgnas.stages.latency import meet_latency
 from pgnas.stages.recipe import AUGMENTATION_FACTOR, Recipe, calibration_batches, prior_of
+from pgnas.stages.timings import Timings
 from pgnas.stages.training import Loader, Loss, Metric, NoStore, Phase, Score, accuracy, run_epochs
 
 
@@ -57,6 +59,9 @@ def search(
     epochs: int = 20,
     max_macs: str | None = None,
     max_params: str | None = None,
+    max_latency: str | None = None,
+    latency_batch: int = 1,
+    round_to: int = 1,
     decide_at: str | None = None,
     candidates: int = 64,
     prior: Prior | None = None,
@@ -85,6 +90,9 @@ def search(
         epochs: Epochs in all.
         max_macs: Cap on multiply-adds, ``"40%"`` or ``"2M"``.
         max_params: Cap on parameters.
+        max_latency: Cap on the latency on the search's device, ``"60%"`` or ``"8ms"``.
+        latency_batch: Examples a batch whose latency is capped.
+        round_to: Numbers of channels are brought up to multiples of this.
         decide_at: ``"25%"`` (default with a cap) or ``"never"`` (default without): see the README.
         candidates: C, how many are drawn and ranked.
         prior: Over the gates; by default Gibbs with a cap, else the paper's with l^2 = 50.
@@ -107,14 +115,20 @@ def search(
     config = RunConfig(
         model="python:", data="python:", out="", epochs=epochs, max_macs=max_macs, max_params=max_params,
         decide_at=decide_at, candidates=candidates, lr=lr, weight_decay=weight_decay, logit_lr=logit_lr, seed=seed,
-        device=device, precision=precision, compile=compile,
+        device=device, precision=precision, compile=compile, max_latency=max_latency, latency_batch=latency_batch,
+        round_to=round_to,
     )  # fmt: skip
     _steps(val_loader, "val_loader")
     steps = _steps(train_loader, "train_loader")
     examples = steps * len(next(iter(train_loader))[-1])
+    engine, timings = make_engine(device, precision), Timings(latency_batch=latency_batch)
+    trained = copy.deepcopy(supernet)
+    engine.place(trained)
+    if max_latency is not None:
+        trained.device_costs = timings.of(trained, training=False)
     recipe = Recipe(
         config,
-        make_engine(device, precision),
+        engine,
         loss,
         metric,
         supernet.count(supernet.open()),
@@ -123,13 +137,14 @@ def search(
         examples,
         data_size or AUGMENTATION_FACTOR * examples,
         prior or prior_of(config),
+        timings,
+        None if max_latency is None else trained.measured().network,
     )
     recipe.caps  # noqa: B018 - checked before any long work
-    trained = copy.deepcopy(supernet)
     searcher = _Searcher(recipe, trained, train_loader, val_loader, progress or SilentReporter(), recalibrate_norms)
     momentum = searcher.learn()
     ranked = searcher.rank()
-    winner = best(ranked)
+    winner = searcher.choose(ranked)
     module = searcher.train_on(winner, momentum)
     score = recipe.score(module, val_loader)
     return SearchResult(
@@ -159,7 +174,6 @@ class _Searcher:
     def learn(self) -> dict[str, Tensor]:
         """Learn the posterior; the weights' momentum."""
         recipe = self.recipe
-        recipe.engine.place(self.supernet)
         phase = recipe.posterior_phase(self.supernet, compiled=self._compiles(recipe.full, recipe.decision_epoch))
         self._epochs("search", phase, range(recipe.decision_epoch))
         return phase.momentum()
@@ -172,6 +186,14 @@ class _Searcher:
             ranked.append(candidate)
             self.progress.advance(len(ranked), len(drawn))
         return ranked
+
+    def choose(self, ranked: list[Candidate]) -> Candidate:
+        """The best candidate, brought under the latency cap by the clock if there is one."""
+        winner = best(ranked)
+        if self.recipe.config.max_latency is None:
+            return winner
+        (example, *_), _ = self.recipe.engine.batch(next(iter(self.train_loader)))
+        return meet_latency(self.recipe, self.supernet, winner, self._scorer(), example).candidate
 
     def train_on(self, winner: Candidate, momentum: dict[str, Tensor]) -> nn.Module:
         """Extract the winner and train it for the epochs that remain."""

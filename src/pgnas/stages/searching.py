@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pgnas.nn import SmallNetwork, Supernet, extract_small
 from pgnas.stages.candidates import Candidate, best, rank
 from pgnas.stages.context import Context
+from pgnas.stages.latency import meet_latency
 from pgnas.stages.store import FolderStore
 from pgnas.stages.training import recalibrate
 
@@ -62,6 +63,11 @@ def sample(run: Context, store: FolderStore) -> Facts:
         top = max(c.score.metric for c in ranked if c.score is not None)
         run.progress.advance(len(ranked), len(drawn), best=top)
     winner = best(ranked)
+    timed: Facts = {}
+    if run.config.max_latency is not None:
+        measured = meet_latency(run.recipe, supernet, winner, score, run.example)
+        winner = measured.candidate
+        timed = {"latency": measured.seconds, "full_latency": measured.full_seconds, "timed": measured.attempts}
     run.folder.write_json("architecture.json", winner.architecture.to_json())
     if len(drawn) < run.config.candidates:
         run.progress.note(f"the posterior has only {len(drawn)} distinct architectures among its samples")
@@ -77,6 +83,7 @@ def sample(run: Context, store: FolderStore) -> Facts:
         "recalibrated": recalibrates,
         "trials": trials,
         "digest": winner.architecture.digest,
+        **timed,
     }
 
 

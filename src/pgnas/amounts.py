@@ -1,0 +1,82 @@
+"""Caps and shares as users write them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from pgnas.errors import ConfigError
+
+_AMOUNT = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(%|[kKmMgG]?)\s*$")
+_SCALE = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
+_LATENCY = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(%|us|ms|s)\s*$")
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A cap as the user writes it: a share of the full network (``"40%"``), a count (``"2M"``) or a time (``"8ms"``).
+
+    Attributes:
+        value: The share in (0, 1], or the count or the seconds (> 0).
+        relative: Whether ``value`` is a share of the full network's.
+    """
+
+    value: float
+    relative: bool
+
+    @classmethod
+    def parse(cls, text: str, *, subject: str) -> Amount:
+        """Read ``"40%"``, ``"2M"``, ``"350k"`` or ``"1200"``.
+
+        Raises:
+            ConfigError: ``text`` is none of these, or lies outside (0 %, 100 %] or (0, inf).
+        """
+        return cls._read(text, _AMOUNT, _SCALE, subject=subject, example="a count like 2M")
+
+    @classmethod
+    def parse_latency(cls, text: str, *, subject: str) -> Amount:
+        """Read ``"60%"``, ``"8ms"``, ``"350us"`` or ``"1.5s"``.
+
+        Raises:
+            ConfigError: ``text`` is none of these, or lies outside (0 %, 100 %] or (0, inf).
+        """
+        return cls._read(text, _LATENCY, _SECONDS, subject=subject, example="a time like 8ms")
+
+    @classmethod
+    def _read(
+        cls, text: str, pattern: re.Pattern[str], scale: dict[str, float], *, subject: str, example: str
+    ) -> Amount:
+        match = pattern.match(text)
+        rule = f"must be a share like 40% in (0 %, 100 %] or {example} above 0"
+        remedy = f"write for example {subject} 40%"
+        if match is None:
+            raise ConfigError(subject, rule, value=repr(text), remedy=remedy)
+        number, unit = float(match.group(1)), match.group(2)
+        relative = unit == "%"
+        value = number / 100 if relative else number * scale[unit.lower()]
+        if value <= 0 or (relative and value > 1):
+            raise ConfigError(subject, rule, value=repr(text), remedy=remedy)
+        return cls(value, relative)
+
+    def of(self, full: float) -> float:
+        """The cap as a count or in seconds, for a network whose own count or time is ``full``."""
+        return self.value * full if self.relative else self.value
+
+
+def parse_share(text: str, *, subject: str, otherwise: str) -> float:
+    """Read a share strictly between 0 % and 100 %, such as ``"25%"``.
+
+    Args:
+        text: What the user wrote.
+        subject: The setting, for the error.
+        otherwise: What else the setting may be, for the error.
+
+    Raises:
+        ConfigError: It is no such share.
+    """
+    match = _AMOUNT.match(text)
+    if match is None or match.group(2) != "%" or not 0 < float(match.group(1)) < 100:
+        rule = f"must be a share strictly between 0% and 100%, or {otherwise}"
+        raise ConfigError(subject, rule, value=repr(text), remedy=f"write for example {subject} 25%")
+    return float(match.group(1)) / 100
