@@ -13,6 +13,7 @@ def test_the_public_names() -> None:
         *("PRIORS", "BernoulliPrior", "GibbsPrior", "KLContext", "PaperPrior", "Prior"),
         *("bernoulli_kl", "gibbs_kl", "paper_kl"),
         *("BilinearCost", "CapController", "ElboTerms", "elbo", "ramp"),
+        *("HalvingPlan", "Race", "RaceResult", "Request", "elimination", "exhaustive", "halving", "plan_halving"),
     }
     assert all(hasattr(pgnas.bayes, name) for name in pgnas.bayes.__all__)
 

@@ -1,4 +1,4 @@
-"""The mathematics of PGNAS on tensors: gates, priors, expected cost, ELBO, the cap's multiplier. Needs torch alone."""
+"""The mathematics of PGNAS on tensors: gates, priors, expected cost, ELBO, multiplier, racing. Needs torch alone."""
 
 from pgnas.bayes.concrete import drop_to_keep, entropy, logistic_noise, logit, product_logits, rsample, sample
 from pgnas.bayes.cost import BilinearCost
@@ -15,6 +15,16 @@ from pgnas.bayes.prior import (
     gibbs_kl,
     paper_kl,
 )
+from pgnas.bayes.racing import (
+    HalvingPlan,
+    Race,
+    RaceResult,
+    Request,
+    elimination,
+    exhaustive,
+    halving,
+    plan_halving,
+)
 
 __all__ = [
     "PRIORS",
@@ -23,17 +33,25 @@ __all__ = [
     "CapController",
     "ElboTerms",
     "GibbsPrior",
+    "HalvingPlan",
     "KLContext",
     "PaperPrior",
     "Prior",
+    "Race",
+    "RaceResult",
+    "Request",
     "bernoulli_kl",
     "drop_to_keep",
     "elbo",
+    "elimination",
     "entropy",
+    "exhaustive",
     "gibbs_kl",
+    "halving",
     "logistic_noise",
     "logit",
     "paper_kl",
+    "plan_halving",
     "product_logits",
     "ramp",
     "rsample",
