@@ -10,8 +10,9 @@ import pytest
 import pgnas
 
 PUBLIC = [
-    "Architecture", "Counts", "DataSet", "InputError", "PgnasError", "RunConfig", "RunError", "RunResult",
-    "SearchResult", "Supernet", "channel_rule", "extract", "load", "load_data", "measure", "run", "search", "supernet",
+    "Architecture", "Counts", "DataSet", "InputError", "Inspection", "PgnasError", "RunConfig", "RunError", "RunResult",
+    "SearchResult", "Supernet", "channel_rule", "extract", "inspect", "load", "load_data", "measure", "run", "search",
+    "supernet",
 ]  # fmt: skip
 
 

@@ -65,6 +65,12 @@ def test_the_commands_run(command, newcomers_folder, capsys):
     assert (Path(words[words.index("--out") + 1]) / "architecture.json").exists(), capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("pgnas inspect")])
+def test_the_inspections_run(command, capsys):
+    assert main(shlex.split(command)[1:]) == 0
+    assert capsys.readouterr().out
+
+
 def test_make_targets_of_the_readme_exist():
     makefile = (Path(__file__).parent.parent / "Makefile").read_text()
     targets = [line.split()[1] for line in COMMANDS if line.startswith("make ")]

@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from pgnas.nn.channels import channel_rule as channel_rule
     from pgnas.nn.convert import supernet as supernet
     from pgnas.nn.extract import extract as extract
+    from pgnas.nn.inspection import Inspection as Inspection
     from pgnas.stages import RunResult as RunResult
     from pgnas.stages import SearchResult as SearchResult
+    from pgnas.stages import inspect as inspect
     from pgnas.stages import load as load
     from pgnas.stages import run_values as run
     from pgnas.stages import search as search
@@ -38,6 +40,7 @@ _HOMES = {
     "Architecture": ("pgnas.architecture", "Architecture"),
     "Counts": ("pgnas.nn", "Counts"),
     "DataSet": ("pgnas.data", "DataSet"),
+    "Inspection": ("pgnas.nn.inspection", "Inspection"),
     "InputError": ("pgnas.errors", "InputError"),
     "PgnasError": ("pgnas.errors", "PgnasError"),
     "RunConfig": ("pgnas.config", "RunConfig"),
@@ -47,6 +50,7 @@ _HOMES = {
     "Supernet": ("pgnas.nn", "Supernet"),
     "channel_rule": ("pgnas.nn.channels", "channel_rule"),
     "extract": ("pgnas.nn", "extract"),
+    "inspect": ("pgnas.stages", "inspect"),
     "load": ("pgnas.stages", "load"),
     "load_data": ("pgnas.data", "load_data"),
     "measure": ("pgnas.nn", "measure"),
@@ -60,6 +64,7 @@ __all__ = [
     "Counts",
     "DataSet",
     "InputError",
+    "Inspection",
     "PgnasError",
     "RunConfig",
     "RunError",
@@ -68,6 +73,7 @@ __all__ = [
     "Supernet",
     "channel_rule",
     "extract",
+    "inspect",
     "load",
     "load_data",
     "measure",

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from pgnas import progress
@@ -19,6 +19,7 @@ __all__ = [
     "RichReporter",
     "SilentReporter",
     "make_reporter",
+    "print_either",
     "print_error",
     "print_interrupted",
     "print_lines",
@@ -192,6 +193,15 @@ def print_lines(lines: Iterable[str]) -> None:
     for line in lines:
         print(line)
     sys.stdout.flush()
+
+
+def print_either(plain: Iterable[str], fancy: Callable[[int], RenderableType]) -> None:
+    """Print a result on standard output: ``fancy(width)`` on a terminal, the ``plain`` lines elsewhere."""
+    console = Console()
+    if console.is_terminal and not console.is_dumb_terminal:
+        console.print(fancy(console.width))
+    else:
+        print_lines(plain)
 
 
 def print_error(message: str) -> None:

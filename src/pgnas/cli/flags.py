@@ -68,16 +68,17 @@ def _converter(hint: object) -> Any:
     """How to read the words of a flag, where cyclopts' own way is too lenient or too narrow."""
     members = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if int in members:
-        return _whole_number
+        return whole_number
     if any(typing.get_origin(member) is tuple for member in members):
         return _comma_separated
     return None
 
 
-def _whole_number(_: object, tokens: Sequence[Token]) -> int:
+def whole_number(_: object, tokens: Sequence[Token]) -> int:
+    """Read a whole number; cyclopts alone would round 3.5 to 4."""
     value = tokens[0].value
     try:
-        return int(value)  # cyclopts alone would round 3.5 to 4
+        return int(value)
     except ValueError:
         raise ValueError(f"must be a whole number, got {value!r}") from None
 

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a run went wrong, 2 the input breaks a rule, 130 interrupt
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import shlex
@@ -18,8 +19,8 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from pgnas import config_file
-from pgnas.cli.flags import given, make_flags_class
-from pgnas.console import NoteHandler, make_reporter, print_error, print_interrupted, print_lines
+from pgnas.cli.flags import given, make_flags_class, whole_number
+from pgnas.console import NoteHandler, make_reporter, print_either, print_error, print_interrupted, print_lines
 from pgnas.errors import PgnasError
 from pgnas.progress import Progress
 
@@ -37,6 +38,7 @@ STAGES: dict[Stage, str] = {
 }
 
 INTERRUPTED = 130
+_WHOLE = Parameter(converter=whole_number)
 
 
 def _version() -> str:
@@ -111,6 +113,38 @@ def list_(what: Annotated[Literal["models", "data", "priors"], Parameter(name="W
     from pgnas.cli.listing import describe
 
     print_lines(describe(what))
+
+
+@app.command(sort_key=len(STAGES) + 2)
+def inspect(
+    *,
+    model: str,
+    image_size: Annotated[int | None, _WHOLE] = None,
+    in_channels: Annotated[int, _WHOLE] = 3,
+    classes: Annotated[int, _WHOLE] = 1000,
+    weights: str | None = None,
+    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+) -> None:
+    """Show what of a network would be gated, what not and why, and what it costs, before any training.
+
+    Args:
+        model: The network, as for pgnas run.
+        image_size: Side of the images in pixels; not given: 224, or what a registered family is made for.
+        in_channels: Channels of the images.
+        classes: Classes.
+        weights: A .safetensors file of starting weights, to see whether it fits.
+        json_: Print everything as JSON.
+    """
+    from pgnas.cli import tables
+    from pgnas.stages import inspection_tables
+    from pgnas.stages.inspecting import inspect
+
+    found = inspect(model, image_size=image_size, in_channels=in_channels, classes=classes, weights=weights)
+    if json_:
+        print_lines([json.dumps(found.to_json(), indent=1)])
+        return
+    sections = inspection_tables.sections(found)
+    print_either(tables.plain(sections), lambda width: tables.fancy(sections, width))
 
 
 @contextlib.contextmanager

@@ -25,12 +25,14 @@ class RegisteredModel:
         description: One line for ``pgnas list models``.
         factory: Called with ``in_channels``, ``num_classes`` and the family's own keyword parameters.
         width: The parameter that scales all channels, if the family has one (the ``uniform`` baseline needs it).
+        image_size: Side in pixels of the images that the family is made for.
     """
 
     name: str
     description: str
     factory: Factory
     width: str | None = None
+    image_size: int = 32
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -41,11 +43,13 @@ class RegisteredModel:
         }
 
 
-def register(name: str, description: str, *, width: str | None = None) -> Callable[[Factory], Factory]:
+def register(
+    name: str, description: str, *, width: str | None = None, image_size: int = 32
+) -> Callable[[Factory], Factory]:
     """Register a factory of networks under ``name``."""
 
     def add(factory: Factory) -> Factory:
-        MODELS[name] = RegisteredModel(name, description, factory, width)
+        MODELS[name] = RegisteredModel(name, description, factory, width, image_size)
         return factory
 
     return add
