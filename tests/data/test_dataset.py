@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from pgnas.data import Preprocessing, Split
-from pgnas.data.dataset import fingerprint_of
 from pgnas.data.resizing import resized
+from pgnas.data.splits import fingerprint_of
 
 
 def random_images(*shape: int) -> torch.Tensor:

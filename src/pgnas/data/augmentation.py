@@ -68,6 +68,24 @@ class Augmentation:
         count, _, height, width = images.shape
         return self.apply(images, self.draw(count, height, width, generator=generator), fill=fill)
 
+    def of_batch(
+        self,
+        images: Tensor,
+        *,
+        count: int,
+        start: int,
+        step: int,
+        generator: torch.Generator,
+        fill: Tensor | None = None,
+    ) -> Tensor:
+        """Augmented copies of the images at ``start``, ``start + step``, ... of a batch of ``count``.
+
+        The draws are made for the whole batch, so that an image's noise does not depend on who holds the others.
+        """
+        height, width = images.shape[2:]
+        draws = self.draw(count, height, width, generator=generator)
+        return self.apply(images, draws.share(start, step), fill=fill)
+
     def draw(self, count: int, height: int, width: int, *, generator: torch.Generator) -> Draws:
         """The random numbers for ``count`` images of ``height`` x ``width``."""
 

@@ -6,9 +6,9 @@ from importlib import import_module
 
 import torch
 
-from pgnas.data.dataset import Split
 from pgnas.data.resizing import resized
 from pgnas.data.sources import RawData, register
+from pgnas.data.splits import Split
 from pgnas.errors import DataError
 
 _LEVELS = 16  # of grey, in the original

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from pgnas.data.dataset import Split
 from pgnas.data.decoding import EXTENSIONS, counted, decode_images, shown
-from pgnas.data.sources import RawData, require_two_classes
+from pgnas.data.sources import RawData, Request, register_path, require_two_classes
+from pgnas.data.splits import Split
 from pgnas.errors import DataError
 
 _TRAIN = ("train", "training")
@@ -35,7 +35,8 @@ class _Scan:
     notes: list[str] = field(default_factory=list)
 
 
-def read_folder(root: str, image_size: int | None) -> RawData:
+@register_path("folder", "a folder of images, <class>/<image>, or train/ and test/ (or val/) of such")
+def read_folder(request: Request) -> RawData:
     """Read all images below ``root``.
 
     A folder ``train`` that holds folders is the training split, and so is the first of ``test``, ``val``, ``valid`` and
@@ -43,12 +44,13 @@ def read_folder(root: str, image_size: int | None) -> RawData:
     sub-folders. Classes and files are sorted by name: the order of the file system plays no role.
 
     Args:
-        root: The folder.
-        image_size: Side of the square that images are resized to; ``None``: see ``decode_images``.
+        request: The folder; ``image_size``: side of the square that images are resized to; ``None``: see
+            ``decode_images``.
 
     Raises:
         DataError: No images, test classes that train does not have, or too many broken images.
     """
+    root = request.path
     scan = _scan(root)
     train_files, test_files = scan.files["train"], scan.files.get("test", [])
     if not train_files:
@@ -68,7 +70,7 @@ def read_folder(root: str, image_size: int | None) -> RawData:
     if "test" in scan.files and not test_files:
         remedy = "add test images or remove that folder"
         raise DataError(f"folder {shown(root)}", "has a test folder without images", remedy=remedy)
-    decoded = decode_images(root, [path for _, path in train_files + test_files], image_size)
+    decoded = decode_images(root, [path for _, path in train_files + test_files], request.image_size)
     number = {name: label for label, name in enumerate(names)}
     labels = torch.tensor([number[name] for name, _ in train_files + test_files], dtype=torch.int64)[decoded.kept]
     cut = int((decoded.kept < len(train_files)).sum())

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-import os
 from functools import partial
-from typing import Literal
 
-from pgnas.data.arrays import read_npz
 from pgnas.data.augmentation import Augmentation
-from pgnas.data.dataset import DataSet, Preprocessing, Split, fingerprint_of
-from pgnas.data.folder import read_folder
-from pgnas.data.sources import RawData, Reader, registered_sources, require_two_classes
+from pgnas.data.dataset import DataSet
+from pgnas.data.sources import Augment, RawData, require_two_classes
+from pgnas.data.specs import resolve
+from pgnas.data.splits import fingerprint_of
 from pgnas.data.splitting import TEST_SHARE, split_indices
 from pgnas.errors import DataError
 
@@ -19,9 +16,7 @@ _LARGEST_SIDE = 8192
 _SMALLEST_CROPPED = 4  # pixels; below, a crop could lose what the image shows
 
 
-def load_data(
-    spec: str, *, image_size: int | None = None, data_seed: int = 0, augment: Literal["auto", "on", "off"] = "auto"
-) -> DataSet:
+def load_data(spec: str, *, image_size: int | None = None, data_seed: int = 0, augment: Augment = "auto") -> DataSet:
     """Read a data set and split it into train, select, estimate and test.
 
         data = load_data("digits")
@@ -47,7 +42,8 @@ def load_data(
     if image_size is not None and not 1 <= image_size <= _LARGEST_SIDE:
         rule = f"must lie in [1, {_LARGEST_SIDE}]"
         raise DataError("--image-size", rule, value=image_size, remedy="choose a value inside")
-    raw = _reader(spec)(image_size)
+    source, request = resolve(spec, image_size)
+    raw = source.read(request)
     _check_classes(spec, raw)
     notes = list(raw.notes)
     chosen = split_indices(raw.train.labels, raw.class_names, cut_test=raw.test is None, data_seed=data_seed)
@@ -55,7 +51,7 @@ def load_data(
         notes.append(f"no test split: a stratified {TEST_SHARE:.0%} became one ({len(chosen.test):,} images)")
     train, select, estimate = (raw.train.take(part) for part in (chosen.train, chosen.select, chosen.estimate))
     test = raw.train.take(chosen.test) if raw.test is None else raw.test
-    preprocessing = Preprocessing.of(train.images)
+    augmentation = raw.augmentation or partial(_augmentation, train.shape[1:], raw.flip)
     return DataSet(
         name=spec,
         class_names=raw.class_names,
@@ -63,15 +59,15 @@ def load_data(
         select=select,
         estimate=estimate,
         test=test,
-        preprocessing=preprocessing,
-        augmentation=_augmentation(train, raw.flip, augment),
+        preprocessing=train.measured(),
+        augmentation=augmentation(augment),
         notes=tuple(notes),
         fingerprint=fingerprint_of(raw.class_names, (train, select, estimate, test)),
     )
 
 
-def _augmentation(train: Split, flip: bool | None, augment: Literal["auto", "on", "off"]) -> Augmentation:
-    side = min(train.images.shape[2:])
+def _augmentation(size: tuple[int, ...], flip: bool | None, augment: Augment) -> Augmentation:
+    side = min(size)
     if augment == "off":
         return Augmentation()
     crop = max(1, side // 8) if side >= _SMALLEST_CROPPED else 0
@@ -84,22 +80,3 @@ def _check_classes(spec: str, raw: RawData) -> None:
     require_two_classes(f"data {spec!r}", raw.class_names)
     if raw.test is not None and len(raw.test) == 0:
         raise DataError(f"data {spec!r}", "has an empty test split", remedy="add test images or remove the split")
-
-
-def _reader(spec: str) -> Reader:
-    names = {source.name: source.read for source in registered_sources()}
-    if spec in names:
-        return names[spec]
-    path = os.path.expanduser(spec)
-    if os.path.isdir(path):
-        return partial(read_folder, path)
-    listed = f"one of {', '.join(names)}, or a folder of images or a .npz file"
-    if os.path.isfile(path):
-        if path.lower().endswith(".npz"):
-            return partial(read_npz, path)
-        raise DataError(f"data {spec!r}", f"must be {listed}", value="another kind of file", remedy="unpack it first")
-    if os.path.basename(path) != path or path.startswith(".") or path.lower().endswith(".npz"):
-        raise DataError(f"data {spec!r}", "must exist", value="no such file or folder", remedy="check the path")
-    close = difflib.get_close_matches(spec.lower().replace("_", "-"), names, n=1)
-    remedy = f"did you mean {close[0]!r}?" if close else "see pgnas list data"
-    raise DataError(f"data {spec!r}", f"must be {listed}", value="neither", remedy=remedy)

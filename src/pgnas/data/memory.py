@@ -19,21 +19,26 @@ def available_memory() -> int | None:
     return min(amounts, default=None)
 
 
-def require_memory(subject: str, shape: Sequence[int]) -> None:
-    """Check that images of ``shape``, (N, C, H, W), fit as uint8 in about half of the available memory.
+def fits_in_memory(shape: Sequence[int], *, share: float = _SHARE) -> bool:
+    """Whether examples of ``shape``, (N, C, [D,] H, W), fit as uint8 in a ``share`` of the available memory."""
+    available = available_memory()
+    return available is None or math.prod(shape) <= share * available
+
+
+def require_memory(subject: str, shape: Sequence[int], *, remedy: str = "") -> None:
+    """Check that examples of ``shape``, (N, C, [D,] H, W), fit as uint8 in about half of the available memory.
 
     Raises:
         DataError: They do not.
     """
-    needed, available = math.prod(shape), available_memory()
-    if available is None or needed <= _SHARE * available:
+    if fits_in_memory(shape):
         return
-    count, channels, height, width = shape
+    count, *each = shape
     raise DataError(
         subject,
-        f"must fit in about half of the available memory ({_size(available)})",
-        value=f"{count:,} images of {channels}x{height}x{width}, {_size(needed)}",
-        remedy="use a smaller --image-size or fewer images",
+        f"must fit in about half of the available memory ({_size(available_memory() or 0)})",
+        value=f"{count:,} images of {'x'.join(map(str, each))}, {_size(math.prod(shape))}",
+        remedy=remedy or "use a smaller --image-size or fewer images",
     )
 
 

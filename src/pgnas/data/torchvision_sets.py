@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgnas.data.dataset import Split
 from pgnas.data.resizing import resized
 from pgnas.data.sources import RawData, register
+from pgnas.data.splits import Split
 from pgnas.errors import DataError
 
 

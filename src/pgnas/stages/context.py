@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from pgnas import nn as pnn
 from pgnas.architecture import Architecture
 from pgnas.config import RunConfig
-from pgnas.data import Batches, DataSet, Preprocessing, Split, load_data
+from pgnas.data import Batches, DataSet, Examples, Preprocessing, load_data
 from pgnas.errors import RunFolderError
 from pgnas.nn import Counts, Supernet
 from pgnas.progress import Progress
@@ -113,8 +113,8 @@ class Context:
     @property
     def example(self) -> Tensor:
         """Two normalised training images as the network reads them."""
-        images = self.data.preprocessing.normalise(self.data.train.images[:2])
-        return images.expand(-1, self.built.in_channels, -1, -1).contiguous()
+        images = self.data.preprocessing.normalise(self.data.train.head(2))
+        return images.expand(-1, self.built.in_channels, *images.shape[2:]).contiguous()
 
     @cached_property
     def full(self) -> Counts:
@@ -188,11 +188,11 @@ class Context:
         """The first few training batches of epoch 0, for BatchNorm statistics."""
         return calibration_batches(self.train_batches())
 
-    def held_out(self, split: Split) -> Batches:
+    def held_out(self, split: Examples) -> Batches:
         """Batches of a held-out split."""
         return self._batches(split, EVALUATION_BATCH)
 
-    def score(self, network: nn.Module, split: Split) -> Score:
+    def score(self, network: nn.Module, split: Examples) -> Score:
         """Accuracy and loss of a network on one split."""
         return self.recipe.score(network, self.held_out(split))
 
@@ -239,10 +239,10 @@ class Context:
             validate=lambda: self.score(phase.network, self.data.select),
         )
 
-    def _batches(self, split: Split, size: int, **options: Any) -> Batches:
+    def _batches(self, split: Examples, size: int, **options: Any) -> Batches:
         shape, channels = self.data.preprocessing, self.built.in_channels
         if channels != shape.channels:
-            split = Split(split.images.expand(-1, channels, -1, -1), split.labels)
+            split = split.widened(channels)
             shape = self.network_preprocessing
         return Batches(
             split, shape, size, seed=derive_seed(self.config.seed, "batches"), device=self.engine.device, **options
