@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pgnas.data import Augmentation, decoding, load_data
+from pgnas.data import Augmentation, inspection, load_data
 from pgnas.data.decoding import decode_images
 
 
@@ -219,7 +219,7 @@ def test_a_huge_image_is_broken(folder, image, tmp_path, complaint, monkeypatch)
 def test_more_than_one_task_of_images(folder, tmp_path, monkeypatch):
     folder(tmp_path, count=50, size=(4, 4))
     whole = load(tmp_path)
-    monkeypatch.setattr(decoding, "_CHUNK", 7)
+    monkeypatch.setattr(inspection, "_CHUNK", 7)
     assert load(tmp_path).fingerprint == whole.fingerprint
 
 

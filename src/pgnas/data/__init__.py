@@ -9,6 +9,7 @@ description)``, imported below.
 """
 
 from pgnas.data import arrays as _arrays
+from pgnas.data import clips as _clips
 from pgnas.data import digits as _digits
 from pgnas.data import folder as _folder
 from pgnas.data import torchvision_sets as _torchvision_sets
@@ -16,9 +17,11 @@ from pgnas.data.augmentation import Augmentation, Draws
 from pgnas.data.batches import Batches
 from pgnas.data.dataset import DataSet
 from pgnas.data.loading import load_data
+from pgnas.data.pipelines import ResizedCrop
 from pgnas.data.preprocessing import Preprocessing
 from pgnas.data.sources import RawData, Request, Source, register, register_path, registered_sources
 from pgnas.data.splits import Examples, Split
+from pgnas.data.streaming import StreamedSplit
 from pgnas.data.volumes import VolumeAugmentation
 
 __all__ = [
@@ -30,8 +33,10 @@ __all__ = [
     "Preprocessing",
     "RawData",
     "Request",
+    "ResizedCrop",
     "Source",
     "Split",
+    "StreamedSplit",
     "VolumeAugmentation",
     "load_data",
     "register",
@@ -39,4 +44,4 @@ __all__ = [
     "registered_sources",
 ]
 
-del _arrays, _digits, _folder, _torchvision_sets  # imported for their registrations
+del _arrays, _clips, _digits, _folder, _torchvision_sets  # imported for their registrations

@@ -1,183 +1,158 @@
-"""A folder of images: ``root/<class>/*``, or ``root/train/<class>/*`` beside ``root/test/<class>/*``."""
+"""A folder of images, ``root/<class>/*`` or ``root/train/<class>/*`` beside ``root/test/<class>/*``, and ImageNet."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
 
+import numpy as np
 import torch
 
-from pgnas.data.decoding import EXTENSIONS, counted, decode_images, shown
-from pgnas.data.sources import RawData, Request, register_path, require_two_classes
+from pgnas.data.decoding import decode_images
+from pgnas.data.fetching import Files
+from pgnas.data.inspection import Inspection, counted, inspect_images, listed, refuse_broken, shown
+from pgnas.data.memory import fits_in_memory
+from pgnas.data.packed import PackedPaths
+from pgnas.data.pipelines import Pipeline, ResizedCrop
+from pgnas.data.scanning import ClassFiles, class_files
+from pgnas.data.sources import Augment, RawData, Request, choice, register_path
 from pgnas.data.splits import Split
+from pgnas.data.streaming import StreamedSplit
 from pgnas.errors import DataError
 
-_TRAIN = ("train", "training")
-_TEST = ("test", "testing", "val", "valid", "validation")  # the first that is there
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_SIZE = 224
+_ARCHIVES = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz")
+_BROKEN = choice(skip=True, refuse=False)
 
 
-@dataclass
-class _Scan:
-    """What was found, and what was passed over on the way.
-
-    Attributes:
-        root: The folder that the user named.
-        files: Per split, (class, path relative to ``root``) of each image.
-        ignored: Number of files passed over: hidden, of another kind, or in no class folder.
-        notes: On folders passed over.
-    """
-
-    root: str
-    files: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
-    ignored: int = 0
-    notes: list[str] = field(default_factory=list)
-
-
-@register_path("folder", "a folder of images, <class>/<image>, or train/ and test/ (or val/) of such")
+@register_path(
+    "folder",
+    "folder:PATH, images as <class>/<image>, or train/ and test/ (or val/) of such; options broken=skip, stream=on or "
+    "off: read them while training (not given: when they do not fit in memory)",
+    stream=choice(on=True, off=False),
+    broken=_BROKEN,
+)
 def read_folder(request: Request) -> RawData:
-    """Read all images below ``root``.
+    """Read the images below a folder; see ``class_files``.
 
-    A folder ``train`` that holds folders is the training split, and so is the first of ``test``, ``val``, ``valid`` and
-    ``validation`` the test split; otherwise the folders in ``root`` are the classes. The images of a class may lie in
-    sub-folders. Classes and files are sorted by name: the order of the file system plays no role.
+    In memory up to 1 % of broken images are left out and noted; of images that stay on disk none may be broken, unless
+    ``broken=skip``.
 
     Args:
-        request: The folder; ``image_size``: side of the square that images are resized to; ``None``: see
-            ``decode_images``.
+        request: The folder; ``image_size``: side of the square that images are resized to; ``None``: as they are if
+            all have one size, else 224.
 
     Raises:
         DataError: No images, test classes that train does not have, or too many broken images.
     """
-    root = request.path
-    scan = _scan(root)
-    train_files, test_files = scan.files["train"], scan.files.get("test", [])
-    if not train_files:
-        remedy = f"put images ({', '.join(EXTENSIONS)}) in one sub-folder a class"
-        raise DataError(f"folder {shown(root)}", "must hold images in class folders", value="none", remedy=remedy)
-    names = sorted({name for name, _ in train_files})
-    require_two_classes(f"folder {shown(root)}", [shown(name) for name in names])  # before minutes of decoding
-    unknown = sorted({name for name, _ in test_files} - set(names))
-    if unknown:
-        listed = ", ".join(repr(shown(name)) for name in unknown[:5])
-        raise DataError(
-            f"folder {shown(root)}",
-            "must not have test classes that train does not have",
-            value=listed,
-            remedy="add training images of them or remove them",
-        )
-    if "test" in scan.files and not test_files:
-        remedy = "add test images or remove that folder"
-        raise DataError(f"folder {shown(root)}", "has a test folder without images", remedy=remedy)
-    decoded = decode_images(root, [path for _, path in train_files + test_files], request.image_size)
-    number = {name: label for label, name in enumerate(names)}
-    labels = torch.tensor([number[name] for name, _ in train_files + test_files], dtype=torch.int64)[decoded.kept]
-    cut = int((decoded.kept < len(train_files)).sum())
+    found = class_files(request.path)
+    stream = request.options.get("stream")
+    headers = None if stream else inspect_images(request.path, found.paths)
+    if headers is None or (stream is None and not _fits(request, headers, len(found.paths))):
+        return _streamed(request, found)
+    decoded = decode_images(request.path, found.paths, request.image_size, headers)
+    labels = found.labels[decoded.kept]
+    cut = int((decoded.kept < found.trained).sum())
     train = Split(decoded.images[:cut], labels[:cut])
     # a copy: a view would keep the memory of all images after they are split
-    test = Split(decoded.images[cut:].clone(), labels[cut:]) if test_files else None
-    return RawData(tuple(map(shown, names)), train, test, notes=(*_notes(scan), *decoded.notes))
+    test = Split(decoded.images[cut:].clone(), labels[cut:]) if found.has_test else None
+    return RawData(found.class_names, train, test, notes=(*found.notes, *decoded.notes))
 
 
-def _notes(scan: _Scan) -> list[str]:
-    ignored = f"{counted(scan.ignored, 'file')} ignored: hidden, not images, or in no class folder"
-    return [*scan.notes, ignored] if scan.ignored else scan.notes
+@register_path(
+    "imagenet",
+    "imagenet:PATH, train/ and val/ of class folders or ImageNet's archives, read while training with ImageNet's "
+    "pipelines; option broken=skip",
+    broken=_BROKEN,
+)
+def read_imagenet(request: Request) -> RawData:
+    """ImageNet, or what is laid out like it: ``val`` is the test split, 224 pixels, ImageNet's mean and deviation.
+
+    Where there are only the archives, ``torchvision.datasets.ImageNet`` unpacks them beside themselves, once.
+
+    Raises:
+        DataError: There is neither ``train/`` nor the archives, or as for ``read_folder``.
+    """
+    if not os.path.isdir(os.path.join(request.path, "train")):
+        _unpack(request.path)
+    found = class_files(request.path)
+    sized = Request(request.image_size or IMAGENET_SIZE, request.path, request.options)
+    return _streamed(sized, found, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
-def _scan(root: str) -> _Scan:
-    scan = _Scan(root)
-    folders = _folders(scan, "")
-    splits = {name.lower(): name for name in folders if _is_split(scan, name)}
-    train = next((splits[name] for name in _TRAIN if name in splits), None)
-    tests = [splits[name] for name in _TEST if name in splits]
-    if train is None:
-        if tests or (folders and all(name.lower() in _TRAIN + _TEST for name in folders)):
-            found = f"class folders in {shown(tests[0])}/ only" if tests else "no class folders"
-            remedy = "put the training images in train/<class>/"
-            raise DataError(f"folder {shown(root)}", "must have class folders in train/", value=found, remedy=remedy)
-        scan.files["train"] = _classes(scan, "", folders)
-        return scan
-    used = [train, *tests[:1]]
-    scan.notes += [f"folder {shown(name)}/ ignored: {shown(train)}/ is there" for name in folders if name not in used]
-    for split, name in zip(("train", "test"), used, strict=False):
-        scan.files[split] = _classes(scan, name, _folders(scan, name))
-    return scan
+def disk_augmentation(side: int, flip: bool, least_area: float, augment: Augment) -> ResizedCrop:
+    """What ``--augment`` means for examples that are read from disk: ``on`` adds a cutout of half the side."""
+    if augment == "off":
+        return ResizedCrop(off=True)
+    on = augment == "on"
+    return ResizedCrop(least_area, flip=flip or on, cutout=side // 2 if on else 0)
 
 
-def _is_split(scan: _Scan, name: str) -> bool:
-    """Whether a folder called train or the like holds classes; "train" with nothing but images may be a class."""
-    if name.lower() not in _TRAIN + _TEST:
-        return False
-    with _readable(scan, name) as entries:
-        return any(os.path.isdir(entry.path) and not entry.name.startswith(".") for entry in entries)
+def broken_skipped(request: Request, paths: list[str], broken: dict[int, str]) -> list[str]:
+    """A note on the broken images, if they are to be skipped.
+
+    Raises:
+        DataError: They are not.
+    """
+    if not request.options.get("broken"):
+        remedy = "repair or remove them, or leave them out with the option broken=skip"
+        refuse_broken(request.path, paths, broken, share=0, remedy=remedy)
+    return [f"{counted(len(broken), 'image')} skipped, unreadable: {listed(paths, broken)}"] if broken else []
 
 
-def _classes(scan: _Scan, parent: str, names: Sequence[str]) -> list[tuple[str, str]]:
-    found = []
-    for name in names:
-        paths = _images_below(scan, os.path.join(parent, name))
-        if not paths:
-            scan.notes.append(f"folder {shown(os.path.join(parent, name))}/ ignored: no images in it")
-        found += [(name, path) for path in paths]
-    return found
+def _fits(request: Request, headers: Inspection, count: int) -> bool:
+    if not headers.good:
+        return True  # that all are broken is said where they are decoded
+    (width, height), _ = headers.target_size(request.image_size)
+    return fits_in_memory((count, headers.channels, height, width))
 
 
-def _folders(scan: _Scan, parent: str) -> list[str]:
-    """The class or split folders in ``parent``, sorted; a link that leads back up is none."""
-    names = []
-    for entry in _entries(scan, parent):
-        if not os.path.isdir(entry.path):
-            scan.ignored += 1
-        elif entry.is_symlink() and _leads_up(entry.path):
-            scan.notes.append(f"link {shown(os.path.join(parent, entry.name))} ignored: it leads back up")
-        else:
-            names.append(entry.name)
-    return names
+def _streamed(
+    request: Request, found: ClassFiles, *, mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None
+) -> RawData:
+    headers = inspect_images(request.path, found.paths, whole=True)
+    notes = broken_skipped(request, found.paths, headers.broken)
+    if not headers.good:
+        raise DataError(f"folder {shown(request.path)}", "must hold readable images", value="none", remedy="check it")
+    (width, height), note = headers.target_size(request.image_size)
+    stored = {header.size for header in headers.good.values()} == {(width, height)}
+    channels = 3 if mean else headers.channels
+    count = len(found.paths)
+    files = Files(
+        request.path,
+        PackedPaths(found.paths),
+        np.arange(count + 1),
+        None,
+        Pipeline(channels, height, width, as_stored=stored),
+        skip_broken=bool(request.options.get("broken")),
+        mean=mean,
+        std=std,
+    )
+    good = torch.tensor(sorted(headers.good), dtype=torch.int64)
+    everything = StreamedSplit(files, torch.arange(count), found.labels)
+    train, test = everything.take(good[good < found.trained]), everything.take(good[good >= found.trained])
+    notes = [*([note] if note else []), *notes, f"{counted(len(good), 'image')} read from disk while they are used"]
+    return RawData(
+        found.class_names,
+        train,
+        test if found.has_test else None,
+        notes=(*found.notes, *notes),
+        augmentation=partial(disk_augmentation, min(height, width), True, 0.08),
+    )
 
 
-def _images_below(scan: _Scan, folder: str) -> list[str]:
-    """Paths, relative to the root, of the images in ``folder`` and its real sub-folders, sorted."""
-    found = []
-    for entry in _entries(scan, folder):
-        path = os.path.join(folder, entry.name)
-        if os.path.isdir(entry.path):  # unlike entry.is_dir(), not an OSError for a link to itself
-            if entry.is_symlink():  # could lead anywhere, up to the classes themselves and round in circles
-                scan.notes.append(f"link {shown(path)} ignored: links to folders are not followed inside a class")
-            else:
-                found += _images_below(scan, path)
-        elif _is_image(entry.name):
-            found.append(path)
-        else:
-            scan.ignored += 1
-    return found
-
-
-def _entries(scan: _Scan, folder: str) -> list[os.DirEntry[str]]:
-    """What is in ``folder``, hidden files and folders left out and counted, sorted by name."""
-    with _readable(scan, folder) as entries:
-        listed = sorted(entries, key=lambda entry: entry.name)
-    visible = [entry for entry in listed if not entry.name.startswith(".")]
-    scan.ignored += len(listed) - len(visible)
-    return visible
-
-
-@contextmanager
-def _readable(scan: _Scan, folder: str) -> Iterator[Iterator[os.DirEntry[str]]]:
-    path = os.path.join(scan.root, folder)
+def _unpack(root: str) -> None:
+    missing = [name for name in _ARCHIVES if not os.path.isfile(os.path.join(root, name))]
+    if missing:
+        rule = "must hold train/ and val/ of class folders, or ImageNet's archives"
+        raise DataError(f"folder {shown(root)}", rule, value=f"no train/, no {missing[0]}", remedy="check the path")
     try:
-        with os.scandir(path) as entries:
-            yield entries
-    except OSError as error:
-        remedy = "check its permissions"
-        raise DataError(f"folder {shown(path)}", "must be readable", value=error.strerror, remedy=remedy) from error
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS)
-
-
-def _leads_up(path: str) -> bool:
-    target = os.path.realpath(path)
-    here = os.path.realpath(os.path.dirname(path))
-    return os.path.commonpath([target, here]) == target
+        datasets = import_module("torchvision.datasets")
+        for split in ("train", "val"):
+            datasets.ImageNet(root, split=split)
+    except (ImportError, OSError, RuntimeError, EOFError, ValueError) as error:  # no space, a broken archive
+        remedy = "check the archives and the space left, remove what was unpacked and try again"
+        raise DataError(f"archives in {shown(root)}", "must unpack", value=error, remedy=remedy) from error

@@ -5,7 +5,7 @@ Shapes: N examples, C channels, D slices or frames, H rows, W columns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,19 +46,23 @@ class Preprocessing:
     @classmethod
     def of(cls, images: Tensor) -> Preprocessing:
         """The shape, mean and (population) standard deviation of ``images``, (N, C, [D,] H, W) uint8."""
-        count, channels, *size = images.shape
-        total = torch.zeros(channels, dtype=torch.int64)
-        squares = torch.zeros(channels, dtype=torch.int64)
-        inner = (0, *range(2, images.ndim))
-        for chunk in torch.split(images, max(1, _CHUNK // images[0].numel())):  # integer sums: exact
-            wide = chunk.to(torch.int32)
-            total += wide.sum(dim=inner)
-            squares += wide.square_().sum(dim=inner)
-        pixels = count * images[0, 0].numel()
-        mean = total.double() / (255 * pixels)
-        variance = squares.double() / (255**2 * pixels) - mean.square()
+        return cls.of_parts(torch.split(images, max(1, _CHUNK // images[0].numel())))
+
+    @classmethod
+    def of_parts(cls, parts: Iterable[Tensor]) -> Preprocessing:
+        """Likewise of examples that come in parts, (n, C, [D,] H, W) uint8 each; at least one."""
+        sums: list[Tensor] = []
+        pixels, shape = 0, torch.Size()
+        for part in parts:
+            wide, shape = part.to(torch.int32), part.shape[1:]
+            inner = (0, *range(2, part.ndim))
+            sums.append(torch.stack([wide.sum(dim=inner), wide.square_().sum(dim=inner)]))  # of integers: exact
+            pixels += part.numel() // part.shape[1]
+        total, squares = torch.stack(sums).sum(dim=0).double()
+        mean = total / (255 * pixels)
+        variance = squares / (255**2 * pixels) - mean.square()
         std = variance.clamp_min(0).sqrt().clamp_min(_STD_FLOOR)
-        return cls.for_size(channels, size, tuple(mean.tolist()), tuple(std.tolist()))
+        return cls.for_size(shape[0], list(shape[1:]), tuple(mean.tolist()), tuple(std.tolist()))
 
     @classmethod
     def for_size(

@@ -95,6 +95,10 @@ class Examples(ABC):
         """The examples at ``indices``, (M,) int64."""
 
     @abstractmethod
+    def read_often(self) -> Self:
+        """The same examples, to be kept in memory as far as there is enough."""
+
+    @abstractmethod
     def head(self, count: int) -> Tensor:
         """The first ``count`` examples without augmentation, (count, C, [D,] H, W) uint8."""
 
@@ -146,6 +150,10 @@ class Split(Examples):
     def take(self, indices: Tensor) -> Split:
         """The examples at ``indices``, (M,) int64, as a copy."""
         return Split(self.images[indices], self.labels[indices])
+
+    def read_often(self) -> Split:
+        """The same: they are in memory."""
+        return self
 
     def head(self, count: int) -> Tensor:
         """The first ``count`` examples, (count, C, [D,] H, W) uint8."""
