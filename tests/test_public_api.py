@@ -11,8 +11,8 @@ import pgnas
 
 PUBLIC = [
     "Architecture", "Counts", "DataSet", "InputError", "Inspection", "PgnasError", "RunConfig", "RunError", "RunResult",
-    "SearchResult", "Supernet", "channel_rule", "extract", "inspect", "load", "load_data", "measure", "run", "search",
-    "supernet",
+    "SearchResult", "Supernet", "channel_rule", "extract", "inspect", "load", "load_data", "measure",
+    "measure_device", "run", "search", "supernet",
 ]  # fmt: skip
 
 

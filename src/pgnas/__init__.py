@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pgnas.nn.convert import supernet as supernet
     from pgnas.nn.extract import extract as extract
     from pgnas.nn.inspection import Inspection as Inspection
+    from pgnas.nn.stopwatch import measure_device as measure_device
     from pgnas.stages import RunResult as RunResult
     from pgnas.stages import SearchResult as SearchResult
     from pgnas.stages import inspect as inspect
@@ -54,6 +55,7 @@ _HOMES = {
     "load": ("pgnas.stages", "load"),
     "load_data": ("pgnas.data", "load_data"),
     "measure": ("pgnas.nn", "measure"),
+    "measure_device": ("pgnas.nn.stopwatch", "measure_device"),
     "run": ("pgnas.stages", "run_values"),
     "search": ("pgnas.stages", "search"),
     "supernet": ("pgnas.nn", "supernet"),
@@ -77,6 +79,7 @@ __all__ = [
     "load",
     "load_data",
     "measure",
+    "measure_device",
     "run",
     "search",
     "supernet",

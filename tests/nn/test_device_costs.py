@@ -10,9 +10,10 @@ from torch import nn
 
 import pgnas
 from pgnas.errors import FileError, ModelError
-from pgnas.nn import device_costs, timing
-from pgnas.nn.device_costs import DeviceCosts, measure_device
+from pgnas.nn import stopwatch, timing
+from pgnas.nn.device_costs import DeviceCosts
 from pgnas.nn.macs import layer_macs
+from pgnas.nn.stopwatch import measure_device
 
 
 def network():
@@ -46,7 +47,7 @@ def clock(monkeypatch):
             handle.remove()
         return sum(spent)
 
-    monkeypatch.setattr(device_costs, "seconds", seconds)
+    monkeypatch.setattr(stopwatch, "seconds", seconds)
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import pgnas
-from pgnas.nn.device_costs import measure_device
 from pgnas.nn.shaping import Shaper
+from pgnas.nn.stopwatch import measure_device
 from pgnas.stages.candidates import Candidate, Fitter, best, draw, rank
 from pgnas.stages.training import Score
 

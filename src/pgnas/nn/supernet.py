@@ -164,7 +164,7 @@ class Supernet(nn.Module):
             ModelError: They are not set.
         """
         if self.device_costs is None:
-            remedy = "set supernet.device_costs = pgnas.nn.measure_device(supernet.graph)"
+            remedy = "set supernet.device_costs = pgnas.measure_device(supernet.graph)"
             raise ModelError("latency of a supernet", "must be measured before it is predicted", remedy=remedy)
         return self.device_costs
 

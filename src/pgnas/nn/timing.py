@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
 
-def seconds(function: Callable[[], Any], *, at_least: float = 0.02) -> float:
+def seconds(function: Callable[[], Any], *, at_least: float = 0.01) -> float:
     """The median seconds of one call; the device's queue is waited for.
 
     Args:
@@ -23,7 +23,7 @@ def seconds(function: Callable[[], Any], *, at_least: float = 0.02) -> float:
     return float(timer.blocked_autorange(min_run_time=at_least).median)
 
 
-def latency(module: nn.Module, inputs: Sequence[Tensor], *, at_least: float = 0.5) -> float:
+def latency(module: nn.Module, inputs: Sequence[Tensor], *, at_least: float = 0.3) -> float:
     """The median seconds of one forward pass of ``module`` in evaluation, without gradients; it is left as it was."""
     with evaluation(module), torch.inference_mode():
         return seconds(lambda: module(*inputs), at_least=at_least)

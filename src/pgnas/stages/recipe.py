@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -59,7 +59,7 @@ class Recipe:
     examples_an_epoch: int
     data_size: float
     prior: Prior
-    timings: Timings
+    timings: Timings = field(default_factory=Timings)
     full_latency: float | None = None
 
     @property

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pgnas.errors import FileError, RunFolderError
 from pgnas.nn import Supernet
-from pgnas.nn.device_costs import DeviceCosts, measure_device
+from pgnas.nn.device_costs import DeviceCosts
+from pgnas.nn.stopwatch import measure_device
 from pgnas.run_folder import RunFolder
 
 TRAINING_BATCH = 8
