@@ -47,6 +47,9 @@ def test_every_way_of_naming_a_network(tmp_path, monkeypatch, capsys) -> None:
     assert (found["inputs"], found["params"]) == ([[1, 12, 12]], 60 + 275 + 42)
     found = run_json(capsys, "--model", "torchvision:mobilenet_v3_small", "--image-size", "32")
     assert found["params"] == 2_542_856
+    assert run_json(capsys, "--model", "densenet3d")["inputs"] == [[3, 8, 32, 32]]
+    found = run_json(capsys, "--model", "densenet3d", "--frames", "4", "--image-size", "16")
+    assert found["inputs"] == [[3, 4, 16, 16]]
     found = run_json(capsys, "--model", "timm:resnet10t", "--image-size", "32", "--classes", "5")
     assert found["gated"][-1]["layer"] == "fc"
 

@@ -120,6 +120,7 @@ def inspect(
     *,
     model: str,
     image_size: Annotated[int | None, _WHOLE] = None,
+    frames: Annotated[int | None, _WHOLE] = None,
     in_channels: Annotated[int, _WHOLE] = 3,
     classes: Annotated[int, _WHOLE] = 1000,
     weights: str | None = None,
@@ -130,6 +131,7 @@ def inspect(
     Args:
         model: The network, as for pgnas run.
         image_size: Side of the images in pixels; not given: 224, or what a registered family is made for.
+        frames: Frames of a clip; not given: images, or what a registered family is made for.
         in_channels: Channels of the images.
         classes: Classes.
         weights: A .safetensors file of starting weights, to see whether it fits.
@@ -139,7 +141,9 @@ def inspect(
     from pgnas.stages import inspection_tables
     from pgnas.stages.inspecting import inspect
 
-    found = inspect(model, image_size=image_size, in_channels=in_channels, classes=classes, weights=weights)
+    found = inspect(
+        model, image_size=image_size, frames=frames, in_channels=in_channels, classes=classes, weights=weights
+    )
     if json_:
         print_lines([json.dumps(found.to_json(), indent=1)])
         return

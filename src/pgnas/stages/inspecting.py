@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ def inspect(
     example_inputs: Tensor | tuple[Tensor, ...] | None = None,
     *,
     image_size: int | None = None,
+    frames: int | None = None,
     in_channels: int | None = None,
     classes: int | None = None,
     weights: str | None = None,
@@ -38,6 +40,7 @@ def inspect(
         model: A network, a supernet, or a name as ``--model`` of ``pgnas run`` takes it.
         example_inputs: For a network: a tensor (B, C, ...) or a tuple of such.
         image_size: For a name: side of the images in pixels; ``None``: 224, or what a registered family is made for.
+        frames: For a name: frames of a clip; ``None``: images, or what a registered family is made for.
         in_channels: For a name: channels of the images; ``None``: 3.
         classes: For a name: classes; ``None``: 1000.
         weights: For a name: a ``.safetensors`` file, to see whether it fits.
@@ -48,12 +51,13 @@ def inspect(
     Raises:
         ModelError: There is no such network, it does not run on such inputs, or nothing in it can be gated.
     """
-    by_name = {"image_size": image_size, "in_channels": in_channels, "classes": classes, "weights": weights}
+    by_name: dict[str, Any] = {"image_size": image_size, "frames": frames, "in_channels": in_channels}
+    by_name |= {"classes": classes, "weights": weights}
     found: nn.Module
     if isinstance(model, str):
         if example_inputs is not None:
             raise ModelError("example_inputs", "go with a network", value=f"{model!r}", remedy="pass image_size")
-        found, example_inputs, notes = _by_name(model, image_size, in_channels, classes, weights)
+        found, example_inputs, notes = _by_name(model, **by_name)
         name = model
     else:
         given = [key for key, value in by_name.items() if value is not None]
@@ -69,23 +73,33 @@ def inspect(
 
 
 def _by_name(
-    spec: str, image_size: int | None, in_channels: int | None, classes: int | None, weights: str | None
+    spec: str,
+    *,
+    image_size: int | None,
+    frames: int | None,
+    in_channels: int | None,
+    classes: int | None,
+    weights: str | None,
 ) -> tuple[nn.Module, Tensor, tuple[str, ...]]:
+    """The network that ``spec`` names, one batch of what it reads, and notes."""
     family = MODELS.get(spec.partition(":")[0])
-    natural = family.image_size if family is not None else IMAGE_SIZE
-    size = _checked("--image-size", natural if image_size is None else image_size)
-    channels = _checked("--in-channels", CHANNELS if in_channels is None else in_channels)
-    outputs = _checked("--classes", CLASSES if classes is None else classes)
-    built = build_model(spec, in_channels=channels, num_classes=outputs, image_size=(size, size), seed=0)
+    natural = IMAGE_SIZE if family is None else family.image_size
+    side = _positive("--image-size", natural if image_size is None else image_size)
+    channels = _positive("--in-channels", CHANNELS if in_channels is None else in_channels)
+    outputs = _positive("--classes", CLASSES if classes is None else classes)
+    if frames is None:
+        frames = None if family is None else family.frames
+    shape = (side, side) if frames is None else (_positive("--frames", frames), side, side)
+    built = build_model(spec, in_channels=channels, num_classes=outputs, image_size=shape, seed=0)
     notes = list(built.notes)
     if weights is not None:
         tensors, _ = load_tensors(Path(weights))
         notes += load_weights(built.module, tensors, source=weights, replaced=built.head)
     generator = torch.Generator().manual_seed(0)  # not the global one: nothing of the caller's changes
-    return built.module, torch.randn(2, built.in_channels, size, size, generator=generator), tuple(notes)
+    return built.module, torch.randn(2, built.in_channels, *shape, generator=generator), tuple(notes)
 
 
-def _checked(flag: str, value: int) -> int:
+def _positive(flag: str, value: int) -> int:
     if not 1 <= value <= _MOST:
         raise ModelError(flag, f"must lie in [1, {_MOST}]", value=value, remedy="choose a value inside")
     return value

@@ -196,7 +196,9 @@ def densenet(
     )
 
 
-@register("densenet3d", "the paper's SupNet-D3D-121 construction: a DenseNet inflated to clips", width="growth")
+@register(
+    "densenet3d", "the paper's SupNet-D3D-121 construction: a DenseNet inflated to clips", width="growth", frames=8
+)
 def densenet3d(
     *, in_channels: int = 3, num_classes: int = 10, growth: int = 8, blocks: str = "3-3", stem: str = "small"
 ) -> nn.Module:

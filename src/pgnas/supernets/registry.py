@@ -26,6 +26,7 @@ class RegisteredModel:
         factory: Called with ``in_channels``, ``num_classes`` and the family's own keyword parameters.
         width: The parameter that scales all channels, if the family has one (the ``uniform`` baseline needs it).
         image_size: Side in pixels of the images that the family is made for.
+        frames: Frames of the clips that it is made for; None for images.
     """
 
     name: str
@@ -33,6 +34,7 @@ class RegisteredModel:
     factory: Factory
     width: str | None = None
     image_size: int = 32
+    frames: int | None = None
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -44,12 +46,12 @@ class RegisteredModel:
 
 
 def register(
-    name: str, description: str, *, width: str | None = None, image_size: int = 32
+    name: str, description: str, *, width: str | None = None, image_size: int = 32, frames: int | None = None
 ) -> Callable[[Factory], Factory]:
     """Register a factory of networks under ``name``."""
 
     def add(factory: Factory) -> Factory:
-        MODELS[name] = RegisteredModel(name, description, factory, width, image_size)
+        MODELS[name] = RegisteredModel(name, description, factory, width, image_size, frames)
         return factory
 
     return add
