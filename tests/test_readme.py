@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from pgnas.cli import main
+from pgnas.testing import temporary_rules
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
@@ -20,6 +21,11 @@ COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) 
 def test_the_python_examples_run_one_after_another(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
+    with temporary_rules():
+        run_examples(tmp_path)
+
+
+def run_examples(tmp_path):
     names: dict = {}
     for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
         exec(compile(block, "README.md", "exec"), names)
@@ -31,6 +37,7 @@ def test_the_python_examples_run_one_after_another(tmp_path, monkeypatch):
         if "extract" in block:
             with torch.no_grad():
                 torch.testing.assert_close(names["small"](names["images"]), names["y"], rtol=1e-4, atol=1e-4)
+    assert names["report"].operations == {"layer": "Follow"}
     assert (tmp_path / "runs" / "readme" / "report.html").exists()
     assert names["result"]["found"]["test_accuracy"] > 0.5
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pgnas.bayes import paper_kl, product_logits
-from pgnas.nn import Supernet, supernet
+from pgnas.nn import Supernet, extract, supernet
 
 from .networks import NETWORKS, Frames, Network, Residual, architectures, generator, images, randomise, tensors
 
@@ -255,3 +255,18 @@ def test_paper_prior_adds_up_over_groups(x: Tensor) -> None:
         entropy = -keep * keep.log() - (1 - keep) * (1 - keep).log()
         expected = sum(3.0 * keep[g] * weight.square().sum() - 6 * entropy[g] for g, weight in enumerate(groups))
     assert found == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_second_input_with_a_default() -> None:
+    class Optional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+            return self.b(self.a(x if y is None else x + y))
+
+    for inputs in ((images(),), (images(), images())):
+        gated = supernet(Optional().double(), inputs).eval()
+        with gated.fixed(gated.open()):
+            torch.testing.assert_close(gated(*inputs), extract(gated, gated.open())(*inputs))

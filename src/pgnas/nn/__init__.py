@@ -1,4 +1,9 @@
-"""Gates on a live network: tracing, conversion, cost, extraction."""
+"""Gates on a live network: tracing, conversion, cost, extraction.
+
+To teach it a layer, function or tensor method of yours, register a rule with :func:`pgnas.channel_rule` (how its output
+channels depend on its input channels, and how its tensors are cut) and check it with
+:func:`pgnas.testing.check_layer`.
+"""
 
 from pgnas.nn.convert import supernet
 from pgnas.nn.cost import Counts, measure

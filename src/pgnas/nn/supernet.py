@@ -217,7 +217,7 @@ def _insert_gates(graph: ChannelGraph, space: SearchSpace) -> fx.GraphModule:
     gated.output(output)
     inputs = [node for node in gated.nodes if node.op == "placeholder"]
     with gated.inserting_after(inputs[-1]):
-        masks = gated.placeholder("gates")
+        masks = gated.placeholder("gates", default_value=None)  # a default, since inputs before it may have one
     for index, site in enumerate(space.sites):
         layer, source = copies[graph.nodes[site.node]], copies[graph.nodes[site.source]]
         with gated.inserting_before(layer):
