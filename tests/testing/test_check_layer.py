@@ -174,15 +174,23 @@ def test_a_layer_that_is_not_affine_cannot_mix() -> None:
 
 
 def test_a_gradient_that_does_not_flow_is_found() -> None:
-    class Cutting(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x * 1.5
+    class Split(nn.Module):
+        """Traced in evaluation, where it detaches; by itself it trains."""
 
-    pgnas.channel_rule(Cutting)(follow)
-    check_layer(Cutting(), torch.randn(IMAGES))
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain = nn.Parameter(torch.ones(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = x * self.gain
+            return y if self.training else y.detach()
+
+    assert "must give its parameter 'gain' a gradient, got none" in message(Split())
+
+
+def test_a_gradient_that_the_plain_layer_lacks_too_is_no_fault() -> None:
     pgnas.channel_rule(Detached)(follow)
-    report = check_layer(Detached(), torch.randn(IMAGES))  # the plain layer has none either: no fault of the rule
-    assert report.operations == {"layer": "Follow"}
+    assert check_layer(Detached(), torch.randn(IMAGES)).operations == {"layer": "Follow"}
 
 
 def test_a_rule_that_changes_the_layer_is_found() -> None:

@@ -14,6 +14,8 @@ from pgnas.nn.channels import Barrier, ChannelGraph, Dense, Follow
 from pgnas.nn.gate import GateSpec, Group
 from pgnas.nn.macs import Conv, ConvTranspose, Counted
 
+_REASONS_SHOWN = 3
+
 
 @dataclass(frozen=True)
 class Site:
@@ -91,9 +93,9 @@ def find_sites(
     _require_known(exclude, [*(s.layer for s in sites), *(u.layer for u in ungated)])
     sites = _tie(sites, specs, tie)
     if not sites:
-        raise ModelError(
-            "model", "must have a layer that can be gated", value="none", remedy="see the reasons of pgnas list"
-        )
+        reasons = ", ".join(f"'{entry.layer}' ({entry.reason})" for entry in ungated[:_REASONS_SHOWN])
+        remedy = f"not gated are {reasons}" if reasons else "use a network with convolutions or linear layers"
+        raise ModelError("model", "must have a layer that can be gated", value="none", remedy=remedy)
     used = {site.gate for site in sites}
     return SearchSpace(tuple(sites), tuple(spec for name, spec in specs.items() if name in used), tuple(ungated))
 
