@@ -19,7 +19,8 @@ from pgnas.nn.channels import ChannelGraph
 from pgnas.nn.cost import CostName, Counts, count_plan
 from pgnas.nn.device_costs import DeviceCosts
 from pgnas.nn.expected_cost import expected_cost
-from pgnas.nn.gate import Gates, Granularity, apply_gate
+from pgnas.nn.gate import Gates, Granularity
+from pgnas.nn.gated_layer import gated_layer
 from pgnas.nn.liveness import Plan, make_plan, site_masks
 from pgnas.nn.macs import ConvTranspose
 from pgnas.nn.prices import Prices, mac_prices, parameter_prices
@@ -222,6 +223,7 @@ def _insert_gates(graph: ChannelGraph, space: SearchSpace) -> fx.GraphModule:
         layer, source = copies[graph.nodes[site.node]], copies[graph.nodes[site.source]]
         with gated.inserting_before(layer):
             mask = gated.call_function(operator.getitem, (masks, index))
-            value = gated.call_function(apply_gate, (source, mask, site.axis))
-        layer.replace_input_with(source, value)
+            module = gated.get_attr(str(layer.target))
+        # In place: the node keeps its name, by which constants are found.
+        layer.op, layer.target, layer.args, layer.kwargs = "call_function", gated_layer, (module, source, mask, site.axis), {}
     return fx.GraphModule(graph.trace.module, gated, class_name=type(graph.trace.module).__name__)
