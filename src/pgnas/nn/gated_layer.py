@@ -47,7 +47,7 @@ class _Product:
         """The tensor itself, unless it is the product or a view of it."""
         if not saved.numel() or saved.untyped_storage().data_ptr() != self._address:
             return saved
-        return saved.shape, saved.stride(), saved.storage_offset()
+        return saved.shape, saved.stride(), int(saved.storage_offset())
 
     def unpack(self, packed: Tensor | _View) -> Tensor:
         """The inverse of :meth:`pack`."""

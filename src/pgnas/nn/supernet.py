@@ -225,5 +225,6 @@ def _insert_gates(graph: ChannelGraph, space: SearchSpace) -> fx.GraphModule:
             mask = gated.call_function(operator.getitem, (masks, index))
             module = gated.get_attr(str(layer.target))
         # In place: the node keeps its name, by which constants are found.
-        layer.op, layer.target, layer.args, layer.kwargs = "call_function", gated_layer, (module, source, mask, site.axis), {}
+        layer.op, layer.target = "call_function", gated_layer
+        layer.args, layer.kwargs = (module, source, mask, site.axis), {}
     return fx.GraphModule(graph.trace.module, gated, class_name=type(graph.trace.module).__name__)
