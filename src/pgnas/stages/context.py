@@ -99,7 +99,7 @@ class Context:
                 self.config.model,
                 in_channels=shape.channels,
                 num_classes=len(self.data.class_names),
-                image_size=(shape.height, shape.width),
+                image_size=shape.size,
                 seed=derive_seed(self.config.seed, "weights"),
             )
         notes = list(built.notes)
