@@ -30,7 +30,7 @@ class RunConfig:
 
     Attributes:
         model: ``name``, ``name:key=value,...``, ``torchvision:NAME``, ``timm:NAME`` or ``package.module:factory``.
-        data: ``digits``, ``cifar10``, ``cifar100``, ``fashion-mnist``, a folder of images or a ``.npz`` file.
+        data: A name (``pgnas list data``), a folder of images, a ``.npz`` file, or ``kind:PATH:option=value,...``.
         out: The run folder; made if absent, resumed if it holds the same run.
         weights: A ``.safetensors`` file of starting weights for the full network.
         epochs: Epochs in all, supernet and found network together; ``None``: 20, more for small data sets.
