@@ -69,12 +69,19 @@ def test_a_split_of_its_own(folder, tmp_path, train, test):
     assert data.test.images.untyped_storage().nbytes() == data.test.images.numel()
 
 
-def test_test_goes_before_val_and_what_is_unused_is_noted(folder, tmp_path):
-    for name, count in (("train", 10), ("test", 1), ("val", 2), ("extra", 3)):
+@pytest.mark.parametrize("kind", ["folder:{}:stream=off", "folder:{}:stream=on"])
+def test_val_beside_test_is_validation_in_two_halves(folder, tmp_path, kind, complaint):
+    for name, count in (("train", 10), ("test", 1), ("val", 3), ("extra", 3)):
         folder(tmp_path / name, count=count)
-    data = load(tmp_path)
-    assert len(data.test) == 2
-    assert [note.split("/")[0] for note in data.notes] == ["folder extra", "folder val"]
+    data = load_data(kind.format(tmp_path))
+    assert [len(split) for split in (data.train, data.select, data.estimate, data.test)] == [20, 3, 3, 2]
+    assert data.select.labels.tolist() != data.estimate.labels.tolist()  # an odd image goes to the halves in turn
+    found = torch.cat([data.select.head(3), data.estimate.head(3)])
+    for path in (tmp_path / "val").rglob("*.png"):
+        assert (found == pixels_of(path)).flatten(1).all(1).sum() == 1
+    assert data.notes[0].startswith("folder extra/ ignored")
+    folder(tmp_path / "val", ("cow",), 1)
+    assert "validation classes" in complaint(lambda: load_data(kind.format(tmp_path)))
 
 
 def test_a_train_folder_alone_gives_up_a_test_split(folder, tmp_path):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pgnas.data.fetching import Files
-from pgnas.data.folder import broken_skipped, disk_augmentation
+from pgnas.data.folder import broken_skipped, cut, disk_augmentation
 from pgnas.data.inspection import Inspection, counted, inspect_images, shown
 from pgnas.data.packed import PackedPaths
 from pgnas.data.pipelines import Pipeline
@@ -33,13 +33,13 @@ class _Clips:
         paths: Of all frames, clip by clip in the order in which they are shown.
         starts: (M + 1,) int64: the frames of clip i are ``starts[i]`` to ``starts[i + 1]``, without the last.
         labels: (M,) int64.
-        trained: How many of them are training clips.
+        counts: How many of them are train, test and validation.
     """
 
     paths: list[str]
     starts: np.ndarray[tuple[int], np.dtype[np.int64]]
     labels: Tensor
-    trained: int
+    counts: tuple[int, int, int]
 
 
 @register_path(
@@ -80,15 +80,15 @@ def read_clips(request: Request) -> RawData:
         Pipeline(headers.channels, height, width, as_stored=stored),
         skip_broken=bool(request.options.get("broken")),
     )
-    everything = StreamedSplit(files, torch.arange(len(clips.labels)), clips.labels)
-    train, test = everything.take(good[good < clips.trained]), everything.take(good[good >= clips.trained])
+    train, test, validation = cut(StreamedSplit(files, good, clips.labels[good]), good, clips.counts)
     notes = [*([note] if note else []), *notes, f"{counted(len(good), 'clip')} read from disk while they are used"]
     return RawData(
         found.class_names,
         train,
-        test if found.has_test else None,
+        test,
         flip=None,
         notes=(*found.notes, *notes),
+        validation=validation,
         augmentation=partial(disk_augmentation, min(height, width), False, _LEAST_AREA),
     )
 
@@ -111,8 +111,9 @@ def _grouped(root: str, found: ClassFiles) -> _Clips:
         paths += sorted((found.paths[i] for i in members), key=_by_number)
         starts.append(len(paths))
     first = [members[0] for members in folders.values()]
-    trained = sum(i < found.trained for i in first)
-    return _Clips(paths, np.array(starts, dtype=np.int64), found.labels[first], trained)
+    which = torch.bucketize(torch.tensor(first), torch.tensor(found.counts).cumsum(0), right=True)
+    train, test, validation = which.bincount(minlength=3).tolist()
+    return _Clips(paths, np.array(starts, dtype=np.int64), found.labels[first], (train, test, validation))
 
 
 def _good_clips(root: str, clips: _Clips, headers: Inspection) -> list[int]:

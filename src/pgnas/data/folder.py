@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from functools import partial
 from importlib import import_module
+from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pgnas.data.decoding import decode_images
 from pgnas.data.fetching import Files
@@ -17,10 +19,11 @@ from pgnas.data.packed import PackedPaths
 from pgnas.data.pipelines import Pipeline, ResizedCrop
 from pgnas.data.scanning import ClassFiles, class_files
 from pgnas.data.sources import Augment, RawData, Request, choice, register_path
-from pgnas.data.splits import Split
+from pgnas.data.splits import Examples, Split
 from pgnas.data.streaming import StreamedSplit
 from pgnas.errors import DataError
 
+AnyExamples = TypeVar("AnyExamples", bound=Examples)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 IMAGENET_SIZE = 224
@@ -54,12 +57,9 @@ def read_folder(request: Request) -> RawData:
     if headers is None or (stream is None and not _fits(request, headers, len(found.paths))):
         return _streamed(request, found)
     decoded = decode_images(request.path, found.paths, request.image_size, headers)
-    labels = found.labels[decoded.kept]
-    cut = int((decoded.kept < found.trained).sum())
-    train = Split(decoded.images[:cut], labels[:cut])
-    # a copy: a view would keep the memory of all images after they are split
-    test = Split(decoded.images[cut:].clone(), labels[cut:]) if found.has_test else None
-    return RawData(found.class_names, train, test, notes=(*found.notes, *decoded.notes))
+    everything = Split(decoded.images, found.labels[decoded.kept])
+    train, test, validation = cut(everything, decoded.kept, found.counts)
+    return RawData(found.class_names, train, test, notes=(*found.notes, *decoded.notes), validation=validation)
 
 
 @register_path(
@@ -89,6 +89,22 @@ def disk_augmentation(side: int, flip: bool, least_area: float, augment: Augment
         return ResizedCrop(off=True)
     on = augment == "on"
     return ResizedCrop(least_area, flip=flip or on, cutout=side // 2 if on else 0)
+
+
+def cut(
+    everything: AnyExamples, kept: Tensor, counts: tuple[int, int, int]
+) -> tuple[AnyExamples, AnyExamples | None, AnyExamples | None]:
+    """Train, test and validation; ``None`` for a split that the source does not have.
+
+    Args:
+        everything: (M,) examples, those of train first, then test, then validation.
+        kept: (M,) int64, increasing: which these are of all that were found.
+        counts: How many of all are train, test and validation.
+    """
+    ends = torch.tensor(counts).cumsum(0)
+    which = torch.bucketize(kept, ends, right=True)
+    train, test, validation = (everything.take((which == i).nonzero().flatten()) for i in range(3))
+    return train, test if counts[1] else None, validation if counts[2] else None
 
 
 def broken_skipped(request: Request, paths: list[str], broken: dict[int, str]) -> list[str]:
@@ -132,14 +148,15 @@ def _streamed(
         std=std,
     )
     good = torch.tensor(sorted(headers.good), dtype=torch.int64)
-    everything = StreamedSplit(files, torch.arange(count), found.labels)
-    train, test = everything.take(good[good < found.trained]), everything.take(good[good >= found.trained])
+    everything = StreamedSplit(files, good, found.labels[good])
+    train, test, validation = cut(everything, good, found.counts)
     notes = [*([note] if note else []), *notes, f"{counted(len(good), 'image')} read from disk while they are used"]
     return RawData(
         found.class_names,
         train,
-        test if found.has_test else None,
+        test,
         notes=(*found.notes, *notes),
+        validation=validation,
         augmentation=partial(disk_augmentation, min(height, width), True, 0.08),
     )
 

@@ -8,8 +8,8 @@ from pgnas.data.augmentation import Augmentation
 from pgnas.data.dataset import DataSet
 from pgnas.data.sources import Augment, RawData, require_two_classes
 from pgnas.data.specs import resolve
-from pgnas.data.splits import fingerprint_of
-from pgnas.data.splitting import TEST_SHARE, split_indices
+from pgnas.data.splits import Examples, fingerprint_of
+from pgnas.data.splitting import TEST_SHARE, halves, split_indices
 from pgnas.errors import DataError
 
 _LARGEST_SIDE = 8192
@@ -22,13 +22,15 @@ def load_data(spec: str, *, image_size: int | None = None, data_seed: int = 0, a
         data = load_data("digits")
         data = load_data("photos/", image_size=64, data_seed=1)
 
-    10 % of the training images of each class are validation, half ``select`` and half ``estimate``; a source without
-    a test split gives up 20 % of each class first. The splits depend on the data and ``data_seed`` alone.
+    A source's own validation split, or else 10 % of the training images of each class, is validation, half ``select``
+    and half ``estimate``; a source without a test split gives up 20 % of each class first. The splits depend on the
+    data and ``data_seed`` alone.
 
     Args:
         spec: A registered name, a folder of images (``root/<class>/*``, or ``root/train/<class>/*`` beside
-            ``root/test/<class>/*``) or a ``.npz`` file (``x_train``, ``y_train``, ``x_test``, ``y_test``). A name wins
-            over a folder of that name; write ``./name`` for the folder.
+            ``root/test/<class>/*`` and maybe ``root/val/<class>/*``), a ``.npz`` file (``x_train``, ``y_train``,
+            ``x_test``, ``y_test``), or ``kind:PATH:option=value,...`` of a registered kind. A name wins over a folder
+            of that name; write ``./name`` for the folder.
         image_size: Side in pixels of the square to which images are resized; ``None``: as they are, or 224 for a
             folder of images of mixed sizes.
         data_seed: Seed of the splits.
@@ -46,11 +48,9 @@ def load_data(spec: str, *, image_size: int | None = None, data_seed: int = 0, a
     raw = source.read(request)
     _check_classes(spec, raw)
     notes = list(raw.notes)
-    chosen = split_indices(raw.train.labels, raw.class_names, cut_test=raw.test is None, data_seed=data_seed)
+    train, select, estimate, test = _splits(raw, data_seed)
     if raw.test is None:
-        notes.append(f"no test split: a stratified {TEST_SHARE:.0%} became one ({len(chosen.test):,} images)")
-    train, select, estimate = (raw.train.take(part) for part in (chosen.train, chosen.select, chosen.estimate))
-    test = raw.train.take(chosen.test) if raw.test is None else raw.test
+        notes.append(f"no test split: a stratified {TEST_SHARE:.0%} became one ({len(test):,} images)")
     augmentation = raw.augmentation or partial(_augmentation, train.shape[1:], raw.flip)
     return DataSet(
         name=spec,
@@ -64,6 +64,15 @@ def load_data(spec: str, *, image_size: int | None = None, data_seed: int = 0, a
         notes=tuple(notes),
         fingerprint=fingerprint_of(raw.class_names, (train, select, estimate, test)),
     )
+
+
+def _splits(raw: RawData, data_seed: int) -> tuple[Examples, Examples, Examples, Examples]:
+    if raw.validation is not None and raw.test is not None:
+        select, estimate = halves(raw.validation.labels, len(raw.class_names), data_seed)
+        return raw.train, raw.validation.take(select), raw.validation.take(estimate), raw.test
+    chosen = split_indices(raw.train.labels, raw.class_names, cut_test=raw.test is None, data_seed=data_seed)
+    train, select_half, estimate_half = (raw.train.take(i) for i in (chosen.train, chosen.select, chosen.estimate))
+    return train, select_half, estimate_half, raw.train.take(chosen.test) if raw.test is None else raw.test
 
 
 def _augmentation(size: tuple[int, ...], flip: bool | None, augment: Augment) -> Augmentation:

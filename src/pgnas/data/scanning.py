@@ -16,7 +16,9 @@ from pgnas.data.sources import require_two_classes
 from pgnas.errors import DataError
 
 _TRAIN = ("train", "training")
-_TEST = ("test", "testing", "val", "valid", "validation")  # the first that is there
+_TEST = ("test", "testing")
+_VALIDATION = ("val", "valid", "validation")  # test, where there is no other
+_HELD_OUT = _TEST + _VALIDATION
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,10 +27,9 @@ class ClassFiles:
 
     Attributes:
         class_names: The names of the classes of train, sorted.
-        paths: Relative to the root, those of train first; sorted by class and name.
+        paths: Relative to the root, those of train first, then test, then validation; sorted by class and name.
         labels: (N,) int64, the class of each.
-        trained: How many of them are training images.
-        has_test: Whether there is a test split, which the others are then.
+        counts: How many of them are train, test and validation; 0 for what is not there.
         depth: How many folders a path has above that of its class: 1 with ``train/``, else 0.
         notes: On what was passed over.
     """
@@ -36,8 +37,7 @@ class ClassFiles:
     class_names: tuple[str, ...]
     paths: list[str]
     labels: Tensor
-    trained: int
-    has_test: bool
+    counts: tuple[int, int, int]
     depth: int
     notes: tuple[str, ...]
 
@@ -45,46 +45,49 @@ class ClassFiles:
 def class_files(root: str) -> ClassFiles:
     """Find the images below ``root``.
 
-    A folder ``train`` that holds folders is the training split, and so is the first of ``test``, ``val``, ``valid`` and
-    ``validation`` the test split; otherwise the folders in ``root`` are the classes. The images of a class may lie in
+    A folder ``train`` that holds folders is the training split; otherwise the folders in ``root`` are the classes.
+    Beside it the first of ``test``, ``testing``, ``val``, ``valid`` and ``validation`` is the test split, and ``val``
+    (or one of its other names) the validation split where there is ``test``, too. The images of a class may lie in
     sub-folders. Classes and files are sorted by name: the order of the file system plays no role.
 
     Raises:
         DataError: There are no images, or test classes that train does not have.
     """
     scan = _scan(root)
-    train_files, test_files = scan.files["train"], scan.files.get("test", [])
-    if not train_files:
+    parts = [scan.files.get(part, []) for part in ("train", "test", "validation")]
+    if not parts[0]:
         remedy = f"put images ({', '.join(EXTENSIONS)}) in one sub-folder a class"
         raise DataError(f"folder {shown(root)}", "must hold images in class folders", value="none", remedy=remedy)
-    names = sorted({name for name, _ in train_files})
+    names = sorted({name for name, _ in parts[0]})
     require_two_classes(f"folder {shown(root)}", [shown(name) for name in names])  # before minutes of decoding
-    unknown = sorted({name for name, _ in test_files} - set(names))
-    if unknown:
-        listed = ", ".join(repr(shown(name)) for name in unknown[:5])
-        raise DataError(
-            f"folder {shown(root)}",
-            "must not have test classes that train does not have",
-            value=listed,
-            remedy="add training images of them or remove them",
-        )
-    if "test" in scan.files and not test_files:
-        remedy = "add test images or remove that folder"
-        raise DataError(f"folder {shown(root)}", "has a test folder without images", remedy=remedy)
+    for part in ("test", "validation"):
+        if part in scan.files:
+            _check_held_out(root, part, {name for name, _ in scan.files[part]}, set(names))
     number = {name: label for label, name in enumerate(names)}
-    labels = torch.tensor([number[name] for name, _ in train_files + test_files], dtype=torch.int64)
-    paths = [path for _, path in train_files + test_files]
+    files = [file for part in parts for file in part]
     ignored = f"{counted(scan.ignored, 'file')} ignored: hidden, not images, or in no class folder"
     notes = [*scan.notes, ignored] if scan.ignored else scan.notes
     return ClassFiles(
         class_names=tuple(map(shown, names)),
-        paths=paths,
-        labels=labels,
-        trained=len(train_files),
-        has_test=bool(test_files),
+        paths=[path for _, path in files],
+        labels=torch.tensor([number[name] for name, _ in files], dtype=torch.int64),
+        counts=(len(parts[0]), len(parts[1]), len(parts[2])),
         depth=scan.depth,
         notes=tuple(notes),
     )
+
+
+def _check_held_out(root: str, part: str, names: set[str], trained: set[str]) -> None:
+    if not names:
+        remedy = f"add {part} images or remove that folder"
+        raise DataError(f"folder {shown(root)}", f"has a {part} folder without images", remedy=remedy)
+    if names - trained:
+        raise DataError(
+            f"folder {shown(root)}",
+            f"must not have {part} classes that train does not have",
+            value=", ".join(repr(shown(name)) for name in sorted(names - trained)[:5]),
+            remedy="add training images of them or remove them",
+        )
 
 
 @dataclass
@@ -111,25 +114,32 @@ def _scan(root: str) -> _Scan:
     folders = _folders(scan, "")
     splits = {name.lower(): name for name in folders if _is_split(scan, name)}
     train = next((splits[name] for name in _TRAIN if name in splits), None)
-    tests = [splits[name] for name in _TEST if name in splits]
+    tests = [splits[name] for name in _HELD_OUT if name in splits]
     if train is None:
-        if tests or (folders and all(name.lower() in _TRAIN + _TEST for name in folders)):
+        if tests or (folders and all(name.lower() in _TRAIN + _HELD_OUT for name in folders)):
             found = f"class folders in {shown(tests[0])}/ only" if tests else "no class folders"
             remedy = "put the training images in train/<class>/"
             raise DataError(f"folder {shown(root)}", "must have class folders in train/", value=found, remedy=remedy)
         scan.files["train"] = _classes(scan, "", folders)
         return scan
     scan.depth = 1
-    used = [train, *tests[:1]]
+    used = [train, *tests[:1], *_own_validation(splits)]
     scan.notes += [f"folder {shown(name)}/ ignored: {shown(train)}/ is there" for name in folders if name not in used]
-    for split, name in zip(("train", "test"), used, strict=False):
+    for split, name in zip(("train", "test", "validation"), used, strict=False):
         scan.files[split] = _classes(scan, name, _folders(scan, name))
     return scan
 
 
+def _own_validation(splits: dict[str, str]) -> list[str]:
+    """The validation folder, if there is one that is not needed for test."""
+    if not any(name in splits for name in _TEST):
+        return []
+    return [splits[name] for name in _VALIDATION if name in splits][:1]
+
+
 def _is_split(scan: _Scan, name: str) -> bool:
     """Whether a folder called train or the like holds classes; "train" with nothing but images may be a class."""
-    if name.lower() not in _TRAIN + _TEST:
+    if name.lower() not in _TRAIN + _HELD_OUT:
         return False
     with _readable(scan, name) as entries:
         return any(os.path.isdir(entry.path) and not entry.name.startswith(".") for entry in entries)

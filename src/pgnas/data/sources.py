@@ -19,10 +19,11 @@ class RawData:
 
     Attributes:
         class_names: Name of each label of ``train``; at least two.
-        train: All examples that are not test examples.
+        train: All examples that are in no other split.
         test: The source's own test examples; ``None``: it has none, and a part of ``train`` becomes test.
         flip: Whether a mirrored image is still of its class; ``None``: unknown.
         notes: What was decided or skipped while reading, one sentence each.
+        validation: The source's own validation examples; ``None``: a part of ``train`` becomes validation.
         augmentation: What ``--augment`` means for these examples; ``None``: what it means for images in memory.
     """
 
@@ -31,6 +32,7 @@ class RawData:
     test: Examples | None
     flip: bool | None = True
     notes: tuple[str, ...] = ()
+    validation: Examples | None = None
     augmentation: Callable[[Augment], AnyAugmentation] | None = None
 
 

@@ -74,5 +74,36 @@ def split_indices(labels: Tensor, class_names: Sequence[str], *, cut_test: bool,
     return SplitIndices(**{part: torch.cat(chosen).sort().values for part, chosen in parts.items()})
 
 
+def halves(labels: Tensor, class_count: int, data_seed: int) -> tuple[Tensor, Tensor]:
+    """Cut a source's own validation examples into select and estimate, class by class.
+
+    Args:
+        labels: (N,) int64, in 0..class_count - 1.
+        class_count: Number of classes.
+        data_seed: As of ``split_indices``.
+
+    Returns:
+        Sorted (n,) int64 indices, disjoint, together all; an odd example of a class goes to the halves in turn.
+
+    Raises:
+        DataError: There are fewer than two.
+    """
+    if len(labels) < 2:
+        remedy = "add validation images or remove their folder"
+        raise DataError("validation", "needs at least 2 images, for two halves", value=len(labels), remedy=remedy)
+    parts: tuple[list[Tensor], list[Tensor]] = ([], [])
+    odd_to_select = True
+    for label in range(class_count):
+        members = (labels == label).nonzero().flatten()
+        shuffled = members[_shuffle(len(members), label, data_seed)]
+        cut = len(members) // 2
+        if len(members) % 2:
+            cut, odd_to_select = cut + odd_to_select, not odd_to_select
+        parts[0].append(shuffled[:cut])
+        parts[1].append(shuffled[cut:])
+    return torch.cat(parts[0]).sort().values, torch.cat(parts[1]).sort().values
+
+
 def _shuffle(count: int, label: int, data_seed: int) -> Tensor:
-    return torch.tensor(sorted(range(count), key=lambda i: derive_seed(data_seed, "split", label, i)))
+    order = sorted(range(count), key=lambda i: derive_seed(data_seed, "split", label, i))
+    return torch.tensor(order, dtype=torch.int64)
