@@ -1,8 +1,8 @@
-"""A network as data: a JSON description that fits a set of tensors, written for files and read from files of strangers."""
+"""A network as data: a JSON description that fits a set of tensors, safe to read from a stranger's file."""
 
+from pgnas.description.errors import DescriptionError
 from pgnas.description.opening import opened
-from pgnas.description.problem import DescriptionProblem
 from pgnas.description.reading import FORMAT, build, parse
 from pgnas.description.writing import describe
 
-__all__ = ["FORMAT", "DescriptionProblem", "build", "describe", "opened", "parse"]
+__all__ = ["FORMAT", "DescriptionError", "build", "describe", "opened", "parse"]

@@ -10,22 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pgnas.description.problem import DescriptionProblem
+from pgnas.description.errors import DescriptionError
+from pgnas.description.operations import words
 from pgnas.description.values import decode, encode
 
-_NAMES = """
+_NAMES = words("""
     AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d AdaptiveMaxPool1d AdaptiveMaxPool2d AdaptiveMaxPool3d
     AlphaDropout AvgPool1d AvgPool2d AvgPool3d BatchNorm1d BatchNorm2d BatchNorm3d Bilinear CELU ChannelShuffle
     CircularPad1d CircularPad2d CircularPad3d ConstantPad1d ConstantPad2d ConstantPad3d Conv1d Conv2d Conv3d
     ConvTranspose1d ConvTranspose2d ConvTranspose3d CosineSimilarity Dropout Dropout1d Dropout2d Dropout3d ELU
-    Embedding FeatureAlphaDropout Flatten Fold GELU GLU GroupNorm Hardshrink Hardsigmoid Hardswish Hardtanh Identity
-    InstanceNorm1d InstanceNorm2d InstanceNorm3d LPPool1d LPPool2d LPPool3d LayerNorm LeakyReLU Linear
+    Embedding FeatureAlphaDropout Flatten Fold GELU GLU GroupNorm Hardshrink Hardsigmoid Hardswish Hardtanh
+    Identity InstanceNorm1d InstanceNorm2d InstanceNorm3d LPPool1d LPPool2d LPPool3d LayerNorm LeakyReLU Linear
     LocalResponseNorm LogSigmoid LogSoftmax MaxPool1d MaxPool2d MaxPool3d Mish MultiheadAttention PReLU
     PairwiseDistance PixelShuffle PixelUnshuffle RMSNorm RReLU ReLU ReLU6 ReflectionPad1d ReflectionPad2d
     ReflectionPad3d ReplicationPad1d ReplicationPad2d ReplicationPad3d SELU SiLU Sigmoid Softmax Softmax2d Softmin
     Softplus Softshrink Softsign Tanh Tanhshrink Threshold Unflatten Unfold Upsample UpsamplingBilinear2d
     UpsamplingNearest2d ZeroPad1d ZeroPad2d ZeroPad3d
-""".split()
+""")
 
 LAYERS: Mapping[str, type[nn.Module]] = {name: getattr(nn, name) for name in _NAMES if hasattr(nn, name)}
 """The layers that a description may name: none of them runs anything that it is handed."""
@@ -115,22 +116,22 @@ def describe_layer(layer: nn.Module, name: str) -> dict[str, Any]:
     """The class and the arguments of a layer, as JSON; one that only passes its input on becomes an Identity.
 
     Raises:
-        DescriptionProblem: The layer is not of the list, or is not as its constructor makes it.
+        DescriptionError: The layer is not of the list, or is not as its constructor makes it.
     """
     kind = type(layer)
     part = f"layer '{name}' ({kind.__name__})"
     if LAYERS.get(kind.__name__) is not kind:
         if passes_on(layer):
             return {"type": "Identity", "arguments": {}}
-        raise DescriptionProblem(part, "must be a layer of torch.nn that pgnas knows")
+        raise DescriptionError(part, "must be a layer of torch.nn that pgnas knows")
     if layer._forward_hooks or layer._forward_pre_hooks:
-        raise DescriptionProblem(part, "must have no hooks")
+        raise DescriptionError(part, "must have no hooks")
     try:
         given = constructor_arguments(layer)
     except AttributeError as error:
-        raise DescriptionProblem(part, "must be constructible from its attributes", str(error)) from error
+        raise DescriptionError(part, "must be constructible from its attributes", str(error)) from error
     if not constructs(layer, given):
-        raise DescriptionProblem(part, "must be as its constructor makes it", "changed attributes")
+        raise DescriptionError(part, "must be as its constructor makes it", "changed attributes")
     required, optional = split_arguments(kind, given)
     return {"type": kind.__name__, "arguments": {k: encode(v, part) for k, v in (required | optional).items()}}
 
@@ -139,23 +140,23 @@ def build_layer(value: Any, name: str) -> nn.Module:
     """The layer that a file describes, without memory for its tensors (on the meta device).
 
     Raises:
-        DescriptionProblem: It is no layer of the list, or its constructor refuses the arguments.
+        DescriptionError: It is no layer of the list, or its constructor refuses the arguments.
     """
     part = f"layer {name!r}"
     if not isinstance(value, dict) or set(value) != {"type", "arguments"}:
-        raise DescriptionProblem(part, "must have a type and arguments")
+        raise DescriptionError(part, "must have a type and arguments")
     kind, given = value["type"], value["arguments"]
     if not isinstance(kind, str) or kind not in LAYERS:
-        raise DescriptionProblem(part, "must be of a class of torch.nn that pgnas knows", kind)
+        raise DescriptionError(part, "must be of a class of torch.nn that pgnas knows", kind)
     known = _parameters(LAYERS[kind])
     if not isinstance(given, dict) or not set(given) <= set(known):
-        raise DescriptionProblem(part, f"must have arguments of nn.{kind}")
+        raise DescriptionError(part, f"must have arguments of nn.{kind}")
     arguments = {key: decode(item, part, {}) for key, item in given.items()}
     try:
         with torch.device("meta"):
             return LAYERS[kind](**arguments)
     except Exception as error:  # each constructor refuses in its own way
-        raise DescriptionProblem(part, f"must have arguments that nn.{kind} takes", _first_line(error)) from error
+        raise DescriptionError(part, f"must have arguments that nn.{kind} takes", _first_line(error)) from error
 
 
 def _parameters(kind: type[nn.Module]) -> dict[str, inspect.Parameter]:

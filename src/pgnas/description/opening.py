@@ -22,7 +22,7 @@ def opened(module: fx.GraphModule) -> fx.GraphModule:
     if all(map(_stays, layers)):
         return module
     try:
-        found = fx.GraphModule(module, _Opener().trace(module), class_name=type(module).__name__)
+        found = fx.GraphModule(module, _Opener(module).trace(module), class_name=type(module).__name__)
     except Exception:  # tracing runs foreign code, which may do anything; the layer is named when it is written
         return module
     for node in list(found.graph.nodes):
@@ -36,11 +36,20 @@ def opened(module: fx.GraphModule) -> fx.GraphModule:
 
 
 class _Opener(fx.Tracer):
-    """Traces into layers that are not torch.nn's, so that they become the operations they consist of."""
+    """Traces into layers that are not torch.nn's, so that they become the operations they consist of.
+
+    Args:
+        module: The network that will be traced.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        # Asked before the trace: whether a layer passes its input on is found by running it.
+        self._kept = {id(layer) for layer in module.modules() if _stays(layer)}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Layers that stay as they are."""
-        return _stays(m)
+        return id(m) in self._kept
 
 
 def _stays(layer: nn.Module) -> bool:

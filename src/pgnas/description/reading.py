@@ -17,9 +17,17 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, fx, nn
 
+from pgnas.description.errors import DescriptionError
 from pgnas.description.operations import ATTRIBUTES, KEYWORDS_REFUSED, METHODS, functions
-from pgnas.description.problem import DescriptionProblem
-from pgnas.description.structure import MOST_ENTRIES, make_root, read_dtype, read_layers, read_shape, read_tensor_list, tie
+from pgnas.description.structure import (
+    MOST_ENTRIES,
+    make_root,
+    read_dtype,
+    read_layers,
+    read_shape,
+    read_tensor_list,
+    tie,
+)
 from pgnas.description.trial import BATCH, MOST_ELEMENTS, Trial
 from pgnas.description.values import decode
 
@@ -35,19 +43,19 @@ def parse(text: str) -> dict[str, Any]:
     """The JSON of a description.
 
     Raises:
-        DescriptionProblem: It is too long, no JSON, or of another format.
+        DescriptionError: It is too long, no JSON, or of another format.
     """
     part = "network description"
     if len(text) > MOST_CHARACTERS:
-        raise DescriptionProblem(part, f"must have at most {MOST_CHARACTERS:,} characters", len(text))
+        raise DescriptionError(part, f"must have at most {MOST_CHARACTERS:,} characters", len(text))
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise DescriptionProblem(part, "must be whole JSON", str(error)) from error
+        raise DescriptionError(part, "must be whole JSON", str(error)) from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise DescriptionProblem(part, f"must be of format {FORMAT}")
+        raise DescriptionError(part, f"must be of format {FORMAT}")
     if set(value) != _PIECES:
-        raise DescriptionProblem(part, f"must hold {', '.join(sorted(_PIECES))}")
+        raise DescriptionError(part, f"must hold {', '.join(sorted(_PIECES))}")
     return value
 
 
@@ -59,7 +67,7 @@ def build(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> fx.G
         tensors: Name to value; the network takes them as they are, without a copy.
 
     Raises:
-        DescriptionProblem: It breaks a rule of the format, or the tensors are not those of the description.
+        DescriptionError: It breaks a rule of the format, or the tensors are not those of the description.
     """
     listed = read_tensor_list(description["tensors"], tensors)
     layers = read_layers(description["layers"])
@@ -69,7 +77,7 @@ def build(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> fx.G
     Trial(root, graph).check(images)
     module = fx.GraphModule(root, graph, class_name="Network")
     for unread in sorted(set(listed) - set(module.state_dict())):
-        raise DescriptionProblem(f"tensor {unread!r}", "must be read by the network")
+        raise DescriptionError(f"tensor {unread!r}", "must be read by the network")
     module.load_state_dict(dict(tensors), assign=True)
     tie(module, listed)
     return module.eval()
@@ -89,12 +97,12 @@ def _no_constant(name: str) -> NoReturn:
 def _input(value: Any) -> tuple[str, Tensor]:
     """The name of the input and images without numbers."""
     if not isinstance(value, dict) or set(value) != {"name", "shape", "dtype"}:
-        raise DescriptionProblem("input", "must have a name, a shape and a dtype")
+        raise DescriptionError("input", "must have a name, a shape and a dtype")
     shape, elements = read_shape(value["shape"], "input"), BATCH
     for size in shape:
         elements *= size
     if elements > MOST_ELEMENTS:
-        raise DescriptionProblem("input", f"must have at most {MOST_ELEMENTS:,} elements on a batch of {BATCH}", shape)
+        raise DescriptionError("input", f"must have at most {MOST_ELEMENTS:,} elements on a batch of {BATCH}", shape)
     images = torch.empty((BATCH, *shape), dtype=read_dtype(value["dtype"], "input"), device="meta")
     return _node_name(value["name"], {}), images
 
@@ -102,7 +110,7 @@ def _input(value: Any) -> tuple[str, Tensor]:
 def _node_name(value: Any, nodes: Mapping[str, fx.Node]) -> str:
     is_plain = isinstance(value, str) and NODE_NAME.fullmatch(value) and not keyword.iskeyword(value)
     if not is_plain or value in nodes:
-        raise DescriptionProblem("node", "must have a plain name of its own", value)
+        raise DescriptionError("node", "must have a plain name of its own", value)
     return str(value)
 
 
@@ -113,7 +121,7 @@ def _graph(
     graph, entries = fx.Graph(), description["nodes"]
     nodes = {name: graph.placeholder("images")}
     if not isinstance(entries, list) or len(entries) > MOST_ENTRIES:
-        raise DescriptionProblem("nodes", f"must be a list of at most {MOST_ENTRIES:,}")
+        raise DescriptionError("nodes", f"must be a list of at most {MOST_ENTRIES:,}")
     targets: dict[str, tuple[str, Mapping[str, Any]]] = {
         "layer": ("call_module", {target: target for target in layers}),
         "tensor": ("get_attr", {target: target for target in listed}),
@@ -122,18 +130,18 @@ def _graph(
     }
     for entry in entries:
         if not isinstance(entry, dict) or set(entry) - {"args", "kwargs"} != {"name", "op", "target"}:
-            raise DescriptionProblem("node", "must have a name, an op, a target and arguments", entry)
+            raise DescriptionError("node", "must have a name, an op, a target and arguments", entry)
         label, op, target = _node_name(entry["name"], nodes), entry["op"], entry["target"]
         part = f"node {label!r}"
         if not isinstance(op, str) or not isinstance(target, str) or target not in targets.get(op, ("", {}))[1]:
-            raise DescriptionProblem(part, "must name an operation, layer or tensor that is known", f"{op} {target}")
+            raise DescriptionError(part, "must name an operation, layer or tensor that is known", f"{op} {target}")
         args, kwargs = _arguments(entry, part, nodes)
         if target == "builtins.getattr" and (len(args) != 2 or args[1] not in ATTRIBUTES or kwargs):
-            raise DescriptionProblem(part, f"must read one of {', '.join(sorted(ATTRIBUTES))}")
+            raise DescriptionError(part, f"must read one of {', '.join(sorted(ATTRIBUTES))}")
         nodes[label] = graph.create_node(targets[op][0], targets[op][1][target], args, kwargs, name=label)
     output = description["output"]
     if not isinstance(output, str) or output not in nodes:
-        raise DescriptionProblem("output", "must be one of the nodes", output)
+        raise DescriptionError("output", "must be one of the nodes", output)
     graph.output(nodes[output])
     return graph
 
@@ -143,9 +151,9 @@ def _arguments(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     args, kwargs = entry.get("args", []), entry.get("kwargs", {})
     if not isinstance(args, list) or not isinstance(kwargs, dict):
-        raise DescriptionProblem(part, "must have args in a list and kwargs in an object")
+        raise DescriptionError(part, "must have args in a list and kwargs in an object")
     for key, value in kwargs.items():
         is_plain = _KEYWORD.fullmatch(key) and not keyword.iskeyword(key)
         if not is_plain or (key in KEYWORDS_REFUSED and value is not False):
-            raise DescriptionProblem(part, "must have keyword arguments that are allowed", key)
+            raise DescriptionError(part, "must have keyword arguments that are allowed", key)
     return tuple(decode(args, part, nodes)), {key: decode(value, part, nodes) for key, value in kwargs.items()}

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from pgnas.description.errors import DescriptionError
 from pgnas.description.layers import build_layer
 from pgnas.description.operations import DTYPES
-from pgnas.description.problem import DescriptionProblem
 from pgnas.description.values import decode
 
 MOST_ENTRIES = 20_000
 """Of nodes, layers and tensors."""
-_PART = re.compile(r"(?!__)[A-Za-z_][A-Za-z0-9_]{0,99}|0|[1-9][0-9]{0,5}")
+_PART = re.compile(r"(?!__)[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 _DEEPEST = 20
 _TAKEN = frozenset(dir(fx.GraphModule(nn.Module(), fx.Graph())))
 """What a module has already: a layer of such a name would take the place of a method."""
@@ -29,24 +29,24 @@ def read_tensor_list(value: Any, tensors: Mapping[str, Tensor]) -> Listed:
     """The list of tensors, found to be that of ``tensors``: names, shapes and number types.
 
     Raises:
-        DescriptionProblem: It is not.
+        DescriptionError: It is not.
     """
     listed = _objects(value, "tensors")
     for name in sorted(set(listed) ^ set(tensors)):
         where = "the file" if name in listed else "the description"
-        raise DescriptionProblem(f"tensor {name!r}", f"must be in description and file alike; {where} lacks it")
+        raise DescriptionError(f"tensor {name!r}", f"must be in description and file alike; {where} lacks it")
     for name, entry in listed.items():
         part = f"tensor {name!r}"
         if not isinstance(entry, dict) or set(entry) - {"same_as"} != {"kind", "shape", "dtype"}:
-            raise DescriptionProblem(part, "must have a kind, a shape and a dtype")
+            raise DescriptionError(part, "must have a kind, a shape and a dtype")
         dtype, shape = read_dtype(entry["dtype"], part), read_shape(entry["shape"], part)
         if entry["kind"] not in ("parameter", "buffer") or (
             entry["kind"] == "parameter" and not dtype.is_floating_point
         ):
-            raise DescriptionProblem(part, "must be a parameter of floats or a buffer")
+            raise DescriptionError(part, "must be a parameter of floats or a buffer")
         found = tensors[name]
         if (shape, dtype) != (tuple(found.shape), found.dtype):
-            raise DescriptionProblem(part, f"must be of {dtype} {shape}", f"{found.dtype} {tuple(found.shape)}")
+            raise DescriptionError(part, f"must be of {dtype} {shape}", f"{found.dtype} {tuple(found.shape)}")
         if "same_as" in entry:
             _require_same(name, entry, listed, tensors)
     return listed
@@ -56,12 +56,12 @@ def read_layers(value: Any) -> dict[str, nn.Module]:
     """The layers by name, on the meta device.
 
     Raises:
-        DescriptionProblem: A layer cannot be built, or lies in another one.
+        DescriptionError: A layer cannot be built, or lies in another one.
     """
     layers = {name: build_layer(entry, name) for name, entry in _objects(value, "layers").items()}
     for name in layers:
         if _lies_in(name, layers):
-            raise DescriptionProblem(f"layer {name!r}", "must not lie in another layer")
+            raise DescriptionError(f"layer {name!r}", "must not lie in another layer")
     return layers
 
 
@@ -69,7 +69,7 @@ def make_root(layers: Mapping[str, nn.Module], listed: Listed) -> nn.Module:
     """A module with these layers and, beside theirs, these tensors; all on the meta device.
 
     Raises:
-        DescriptionProblem: The layers do not have the tensors that are listed.
+        DescriptionError: The layers do not have the tensors that are listed.
     """
     root = nn.Module()
     for name, layer in layers.items():
@@ -80,7 +80,7 @@ def make_root(layers: Mapping[str, nn.Module], listed: Listed) -> nn.Module:
             continue  # the layer has made it, or the comparison below says that it has not
         owner, leaf = _owner(root, name)
         if leaf in owner._modules or _lies_in(name, listed):
-            raise DescriptionProblem(f"tensor {name!r}", "must have a place of its own")
+            raise DescriptionError(f"tensor {name!r}", "must have a place of its own")
         value = torch.empty(entry["shape"], dtype=DTYPES[entry["dtype"]], device="meta")
         if entry["kind"] == "parameter":
             owner.register_parameter(leaf, nn.Parameter(value))
@@ -102,11 +102,11 @@ def read_shape(value: Any, part: str) -> tuple[int, ...]:
     """A tensor's shape.
 
     Raises:
-        DescriptionProblem: It is none.
+        DescriptionError: It is none.
     """
     is_shape = isinstance(value, list) and len(value) <= 16 and all(type(n) is int and 0 <= n < 2**40 for n in value)
     if not is_shape:
-        raise DescriptionProblem(part, "must have a shape", value)
+        raise DescriptionError(part, "must have a shape", value)
     return tuple(value)
 
 
@@ -114,7 +114,7 @@ def read_dtype(value: Any, part: str) -> torch.dtype:
     """A number type.
 
     Raises:
-        DescriptionProblem: It is none of the known ones.
+        DescriptionError: It is none of the known ones.
     """
     dtype: torch.dtype = decode({"dtype": value}, part, {})
     return dtype
@@ -122,12 +122,12 @@ def read_dtype(value: Any, part: str) -> torch.dtype:
 
 def _objects(value: Any, part: str) -> dict[str, Any]:
     if not isinstance(value, dict) or len(value) > MOST_ENTRIES:
-        raise DescriptionProblem(part, f"must be an object of at most {MOST_ENTRIES:,} members")
+        raise DescriptionError(part, f"must be an object of at most {MOST_ENTRIES:,} members")
     for name in value:
         parts = name.split(".")
         is_plain = all(_PART.fullmatch(p) and p not in _TAKEN and not keyword.iskeyword(p) for p in parts)
         if len(parts) > _DEEPEST or not is_plain:
-            raise DescriptionProblem(part, "must have dotted plain names that are free in a module", name)
+            raise DescriptionError(part, "must have plain names with dots that are free in a module", name)
     return value
 
 
@@ -136,7 +136,7 @@ def _require_same(name: str, entry: Mapping[str, Any], listed: Listed, tensors: 
     is_first = isinstance(first, str) and first in listed and "same_as" not in listed[first]
     is_alike = is_first and listed[first] == {key: value for key, value in entry.items() if key != "same_as"}
     if not is_alike or not torch.equal(tensors[name], tensors[first]):
-        raise DescriptionProblem(f"tensor {name!r}", "must be the same as the tensor that it names", first)
+        raise DescriptionError(f"tensor {name!r}", "must be the same as the tensor that it names", first)
 
 
 def _lies_in(name: str, names: Mapping[str, Any]) -> bool:
@@ -164,13 +164,13 @@ def _require_state(root: nn.Module, listed: Listed) -> None:
     """The layers must have exactly the tensors that are listed; their number types become those of the list."""
     made, parameters = root.state_dict(), dict(root.named_parameters())
     for name in sorted(set(made) ^ set(listed)):
-        raise DescriptionProblem(f"tensor {name!r}", "must be listed, and be one of its layer's")
+        raise DescriptionError(f"tensor {name!r}", "must be listed, and be one of its layer's")
     for name, value in made.items():
         dtype, kind = DTYPES[listed[name]["dtype"]], "parameter" if name in parameters else "buffer"
         is_alike = value.is_floating_point() == dtype.is_floating_point and kind == listed[name]["kind"]
         if not is_alike or list(value.shape) != listed[name]["shape"]:
             wanted = f"must be a {kind} of shape {tuple(value.shape)}, as its layer has it"
-            raise DescriptionProblem(f"tensor {name!r}", wanted, tuple(listed[name]["shape"]))
+            raise DescriptionError(f"tensor {name!r}", wanted, tuple(listed[name]["shape"]))
         if value.dtype != dtype:
             owner, leaf = _place(root, name)
             new = value.to(dtype)

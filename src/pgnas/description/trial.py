@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from pgnas.description.errors import DescriptionError
 from pgnas.description.operations import SPLITTING, functions
-from pgnas.description.problem import DescriptionProblem
 
 BATCH = 2
 MOST_ELEMENTS = 2**29
@@ -46,12 +46,12 @@ class Trial(fx.Interpreter):
         """The output for images on the meta device.
 
         Raises:
-            DescriptionProblem: An operation refuses its inputs, or a value gets too large.
+            DescriptionError: An operation refuses its inputs, or a value gets too large.
         """
         with torch.device("meta"):
             output = self.run(images, enable_io_processing=False)
         if not isinstance(output, Tensor):
-            raise DescriptionProblem("output", "must be one tensor", type(output).__name__)
+            raise DescriptionError("output", "must be one tensor", type(output).__name__)
         return output
 
     def run_node(self, n: fx.Node) -> Any:
@@ -61,47 +61,47 @@ class Trial(fx.Interpreter):
             args, kwargs = self.fetch_args_kwargs_from_env(n)
             self._require_harmless(n, part, args, kwargs)
             value = getattr(self, n.op)(n.target, args, kwargs)
-        except DescriptionProblem:
+        except DescriptionError:
             raise
         except Exception as error:  # operations refuse what they are given in any way
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise DescriptionProblem(part, "must be able to compute", lines[0]) from error
+            raise DescriptionError(part, "must be able to compute", lines[0]) from error
         self._require_small(value, part)
         return value
 
     def _require_harmless(self, n: fx.Node, part: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """What must be known before the operation is done."""
         if n.op == "call_method" and not (args and isinstance(args[0], Tensor | torch.Size)):
-            raise DescriptionProblem(part, "must call methods of tensors only")
+            raise DescriptionError(part, "must call methods of tensors only")
         if n.target in _OPERATORS:
             self._require_arithmetic(n.target, part, [*args, *kwargs.values()])
         if n.target in _SPLITTING or (n.op == "call_method" and n.target in SPLITTING):
             longest = max((size for x in args if isinstance(x, Tensor) for size in x.shape), default=0)
             if longest > min(_MOST_PARTS, self._parts_left):
-                raise DescriptionProblem(part, "must not split a value into that many parts", longest)
+                raise DescriptionError(part, "must not split a value into that many parts", longest)
 
     def _require_arithmetic(self, function: Any, part: str, args: list[Any]) -> None:
         """Python's operators would multiply texts and lists, and compute powers of any size."""
         sequences = [x for x in args if isinstance(x, str | list | tuple | range)]
         if any(isinstance(x, str) for x in args) or (sequences and function is operator.mul):
-            raise DescriptionProblem(part, "must compute with numbers and tensors")
+            raise DescriptionError(part, "must compute with numbers and tensors")
         is_large = any(isinstance(x, int) and abs(x) > _LARGEST_EXPONENT for x in args[1:])
         if function is operator.pow and is_large:
-            raise DescriptionProblem(part, f"must have exponents of at most {_LARGEST_EXPONENT}")
+            raise DescriptionError(part, f"must have exponents of at most {_LARGEST_EXPONENT}")
 
     def _require_small(self, value: Any, part: str, depth: int = 0) -> None:
         if isinstance(value, Tensor):
             if value.device.type != "meta":
-                raise DescriptionProblem(part, "must not make tensors on a device of its own", value.device)
+                raise DescriptionError(part, "must not make tensors on a device of its own", value.device)
             if value.numel() > MOST_ELEMENTS:
-                raise DescriptionProblem(part, f"must have at most {MOST_ELEMENTS:,} elements", tuple(value.shape))
+                raise DescriptionError(part, f"must have at most {MOST_ELEMENTS:,} elements", tuple(value.shape))
         elif isinstance(value, tuple | list):
             self._parts_left -= len(value)
             if depth > 2 or len(value) > _MOST_PARTS or self._parts_left < 0:
-                raise DescriptionProblem(part, "must not have that many parts", len(value))
+                raise DescriptionError(part, "must not have that many parts", len(value))
             for item in value:
                 self._require_small(item, part, depth + 1)
         elif not isinstance(value, _SCALARS):
-            raise DescriptionProblem(part, "must be a tensor or a number", type(value).__name__)
+            raise DescriptionError(part, "must be a tensor or a number", type(value).__name__)
         elif isinstance(value, int) and abs(value) >= _LARGEST:
-            raise DescriptionProblem(part, "must be a number of 64 bits")
+            raise DescriptionError(part, "must be a number of 64 bits")

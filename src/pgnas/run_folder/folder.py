@@ -175,6 +175,15 @@ class RunFolder:
         """Write ``value`` as standard JSON; NaN and infinities become ``null``."""
         self.write_text(name, storage.to_json(value, indent=2) + "\n")
 
+    def read_json(self, name: str, *, stage: str) -> object:
+        """The value of the JSON file ``name``, which ``stage`` writes.
+
+        Raises:
+            RunFolderError: It is not there.
+            FileError: It is damaged.
+        """
+        return storage.read_json(self.require(name, stage=stage))
+
     def append_line(self, name: str, row: Mapping[str, object]) -> None:
         """Add a row to the JSON-lines file ``name``."""
         storage.append_line(self._writable(name), row)

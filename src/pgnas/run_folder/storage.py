@@ -119,6 +119,23 @@ def read_lines(path: Path) -> list[dict[str, object]]:
     return rows
 
 
+def read_json(path: Path) -> object:
+    """The value of a JSON file.
+
+    Raises:
+        FileError: It cannot be read, or is damaged.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise FileError(
+            str(path),
+            "must be readable JSON",
+            value=error,
+            remedy="restore the file, or repeat the stage that wrote it",
+        ) from error
+
+
 def truncate_lines(path: Path, rows: int | None = None) -> None:
     """Keep the first ``rows`` lines (``None``: all whole ones); more than there are keeps them all.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import json
 import logging
+import stat
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ KEPT_CHECKPOINTS = 2
 
 _logger = logging.getLogger(__name__)
 _PLAIN = (bool, int, float, str, type(None), torch.Size, torch.dtype, torch.device)
+_MOST_HEADER = 2**25
+_OTHER_FORMATS = {"an archive as torch.save writes it": b"PK", "a pickle": b"\x80"}
 _CONTAINERS = (list, tuple, dict, collections.OrderedDict)
 
 
@@ -79,22 +82,29 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file, on the CPU, and its metadata.
+    """The tensors of a safetensors file, on the CPU, and its metadata. Nothing is unpickled, whatever the file is.
 
     Raises:
         FileError: The file is missing, truncated or of another format.
     """
+    remedy = "copy or make the file again"
     try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise FileError(str(path), "must exist", value=_first_line(error), remedy="check the path") from error
+    if not stat.S_ISREG(mode):  # a pipe would be waited for
+        raise FileError(str(path), "must be a whole safetensors file", value="a folder or device", remedy=remedy)
+    try:
+        _refuse_long_header(path)
         with safetensors.safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise FileError(str(path), "must exist", remedy="check the path") from error
-    except (OSError, safetensors.SafetensorError) as error:
+            # Clones, as tensors that begin anywhere in the file's memory take other vector instructions, which round
+            # otherwise: a network loaded would not be the network saved, bit for bit.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            return tensors, dict(file.metadata() or {})
+    except Exception as error:  # damaged bytes make the reader raise anything at all
+        kind, other = _other_format(path)
         raise FileError(
-            str(path),
-            "must be a whole safetensors file",
-            value=_first_line(error),
-            remedy="copy or make the file again",
+            str(path), "must be a whole safetensors file", value=kind or _first_line(error), remedy=other or remedy
         ) from error
 
 
@@ -141,6 +151,28 @@ def _in_order(data: bytes) -> bytes:
     return struct.pack("<Q", len(text)) + text + data[8 + length :]
 
 
+def _refuse_long_header(path: Path) -> None:
+    """A header lists names and shapes: a huge one would fill the memory before anything of it is checked."""
+    with path.open("rb") as file:
+        start = file.read(8)
+    if len(start) == 8 and struct.unpack("<Q", start)[0] > _MOST_HEADER:
+        raise ValueError(f"a header of more than {_MOST_HEADER:,} bytes")
+
+
+def _other_format(path: Path) -> tuple[str | None, str | None]:
+    """What a file that is no safetensors file begins like, and what to do about it."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+    except OSError:
+        return None, None
+    for kind, begins in _OTHER_FORMATS.items():
+        if start.startswith(begins):
+            return kind, "save the tensors alone, with safetensors.torch.save_file: this format may hold code"
+    return ("an empty file" if not start else None), None
+
+
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    """The beginning of a message, which may quote a damaged file: without control characters."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return "".join(letter if letter.isprintable() else "?" for letter in lines[0][:200])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from dataclasses import replace
 from functools import cached_property
@@ -29,7 +28,7 @@ from pgnas.stages.engine import Engine, make_engine, worth_compiling
 from pgnas.stages.recipe import AUGMENTATION_FACTOR, Recipe, calibration_batches, prior_of
 from pgnas.stages.timings import FolderTimings, Timings
 from pgnas.stages.training import Phase, Score, Store, accuracy, run_epochs
-from pgnas.supernets import BuiltModel, build_model, load_weights
+from pgnas.supernets import BuiltModel, build_model, load_state, load_weights
 
 EVALUATION_BATCH = 500
 SMALL_DATA_STEPS = 1_000
@@ -213,14 +212,14 @@ class Context:
         """The supernet as it was when the architecture was decided."""
         self.folder.require("posterior.safetensors", stage="search")
         tensors, _ = self.folder.load_tensors("posterior.safetensors")
-        self.supernet.load_state_dict(tensors)
+        load_state(self.supernet, tensors, source=str(self.folder.file("posterior.safetensors")))
         return self.supernet
 
     @cached_property
     def architecture(self) -> Architecture:
         """The chosen architecture."""
-        path = self.folder.require("architecture.json", stage="sample")
-        return Architecture.from_json(json.loads(path.read_bytes()), subject=str(path))
+        value = self.folder.read_json("architecture.json", stage="sample")
+        return Architecture.from_json(value, subject=str(self.folder.file("architecture.json")))
 
     @cached_property
     def found(self) -> Counts:

@@ -13,7 +13,7 @@ from pgnas.run_folder.storage import to_json
 
 FORMAT = "pgnas.export/1"
 
-_TEXTS = ("architecture", "version")
+_TEXTS = ("architecture", "version", "torch")
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class ExportMetadata:
         macs: Multiply-adds an image.
         settings: What the run was asked for.
         version: The version of pgnas that made it.
+        torch: The version of torch that made it.
     """
 
     class_names: tuple[str, ...]
@@ -37,9 +38,10 @@ class ExportMetadata:
     macs: int
     settings: Mapping[str, Any] = field(default_factory=dict)
     version: str = field(default_factory=lambda: version("pgnas") or "unknown")
+    torch: str = field(default_factory=lambda: version("torch") or "unknown")
 
     def to_strings(self) -> dict[str, str]:
-        """As safetensors and ONNX hold it: ``architecture`` and ``version`` as they are, the other values as JSON."""
+        """As safetensors and ONNX hold it: the digest and the versions as they are, the others as JSON."""
         values = {key: value for key, value in vars(self).items() if key not in _TEXTS}
         texts = {key: str(getattr(self, key)) for key in _TEXTS}
         return {"format": FORMAT, **texts, **{key: _text(value) for key, value in values.items()}}

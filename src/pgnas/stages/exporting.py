@@ -8,49 +8,47 @@ Shapes: B images, C channels, H rows, W columns, K classes.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import io
 import re
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pgnas.errors import ExportError, FileError, ModelError
+from pgnas.errors import ModelError
 from pgnas.run_folder.storage import atomic
 from pgnas.run_folder.tensors import save_tensors
+from pgnas.stages.export_check import logits, noise, open_program, quiet, require_same, run_generated_source
 from pgnas.stages.export_metadata import ExportMetadata
-from pgnas.stages.source_code import WEIGHTS_NAME, source_code
+from pgnas.stages.network_file import NETWORK_NAME, WEIGHTS_NAME, describe_network, description_metadata, plain_network
+from pgnas.stages.network_file import write_description as export_description
+from pgnas.stages.source_code import source_code
 
 __all__ = [
     "METADATA_NAME",
+    "NETWORK_NAME",
     "ONNX_NAME",
     "PT2_NAME",
     "SOURCE_NAME",
-    "TOLERANCE",
     "WEIGHTS_NAME",
     "ExportMetadata",
+    "describe_network",
+    "export_description",
     "export_onnx",
     "export_pt2",
     "export_safetensors",
     "export_source",
-    "source_code",
-    "verify",
+    "plain_network",
 ]
 
 PT2_NAME, ONNX_NAME, SOURCE_NAME, METADATA_NAME = "model.pt2", "model.onnx", "model.py", "pgnas.json"
 
-TOLERANCE = 1e-4  # of the largest logit
-_CHECKED_SIZES = (1, 3)
 _TRACED_SIZE = 2  # a batch of one would be taken for a constant
 _ONNX_LIMIT = 2**31 - 2**20  # a protobuf is under 2 GB; 1 MB for the graph
 _OPSET = 18
-
-Network = Callable[[Tensor], Tensor]
 
 
 def export_pt2(module: nn.Module, example: Tensor, path: Path, metadata: ExportMetadata) -> None:
@@ -70,7 +68,7 @@ def export_pt2(module: nn.Module, example: Tensor, path: Path, metadata: ExportM
     network = _copy(module)
     program = _program(network, example)
     buffer = io.BytesIO()  # not the path: torch does not tell why a disk refuses
-    with _quiet():
+    with quiet():
         torch.export.save(program, buffer, extra_files={METADATA_NAME: metadata.to_json()})
     _put(path, buffer.getvalue(), network, example)
 
@@ -89,7 +87,7 @@ def export_onnx(module: nn.Module, example: Tensor, path: Path, metadata: Export
         raise ModelError(str(path), "must be under 2 GB to be one ONNX file", value=f"{size:,} bytes", remedy=remedy)
     program = _program(network, example)
     try:
-        with _quiet():
+        with quiet():
             exported: Any = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -110,13 +108,22 @@ def export_onnx(module: nn.Module, example: Tensor, path: Path, metadata: Export
     _put(path, model.SerializeToString(deterministic=True), network, example)
 
 
-def export_safetensors(module: nn.Module, path: Path, metadata: ExportMetadata) -> None:
+def export_safetensors(
+    module: nn.Module, path: Path, metadata: ExportMetadata, description: Mapping[str, Any] | None = None
+) -> None:
     """Write the state dict of ``module``, each tensor contiguous and by itself, and the metadata.
+
+    Args:
+        module: The network; see :func:`plain_network`.
+        path: Where to; written whole or not at all.
+        metadata: Goes into the file.
+        description: Of the network, from :func:`describe_network`: with it, ``pgnas.load`` needs this file alone.
 
     Raises:
         StorageError: The disk refused the write.
     """
-    save_tensors(path, module.state_dict(), metadata.to_strings())
+    network = {} if description is None else description_metadata(description)
+    save_tensors(path, module.state_dict(), {**metadata.to_strings(), **network})
 
 
 def export_source(module: nn.Module, example: Tensor, path: Path, metadata: ExportMetadata) -> None:
@@ -127,95 +134,21 @@ def export_source(module: nn.Module, example: Tensor, path: Path, metadata: Expo
         ExportError: The source does not reproduce the network.
         StorageError: The disk refused the write.
     """
-    network = _copy(module)
+    original = _copy(module)
+    network = plain_network(original, example)
     text = source_code(network, metadata=metadata)
     with torch.device("meta"):  # no initial weights: they cost time and random numbers
-        again: nn.Module = _run_source(text, path)["Network"]()
+        again: nn.Module = run_generated_source(text, path)["Network"]()
     again.load_state_dict(network.state_dict(), assign=True)
-    _require_same(path, again.eval(), network, example)
+    require_same(path, again.eval(), original, example)
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def verify(path: Path, images: Tensor, expected: Tensor) -> float:
-    """Run an exported file and compare.
-
-    Args:
-        path: A .pt2 or .onnx file, or a model.py beside its weights.
-        images: (B, C, H, W) as the network takes them.
-        expected: The network's logits (B, K).
-
-    Returns:
-        The largest difference, as a share of the largest absolute logit.
-
-    Raises:
-        FileError: The file is none of these.
-        ExportError: The difference is over ``TOLERANCE``.
-    """
-    return _compare(path, _open(path), images, expected)
 
 
 def _put(path: Path, data: bytes, network: nn.Module, example: Tensor) -> None:
     with atomic(path) as temporary:
         temporary.write_bytes(data)
-        _require_same(path, _open(temporary), network, example)
-
-
-def _require_same(path: Path, found: Network, network: nn.Module, example: Tensor) -> None:
-    for size in _CHECKED_SIZES:
-        images = _noise(example, size)
-        _compare(path, found, images, _logits(network, images))
-
-
-def _compare(path: Path, found: Network, images: Tensor, expected: Tensor) -> float:
-    remedy = "use another of the exported files, and report it with the model's name"
-    expected = expected.detach().cpu()
-    with torch.no_grad():
-        output = found(images.detach().cpu())
-    if output.shape != expected.shape:
-        value = f"{tuple(output.shape)}, not {tuple(expected.shape)}"
-        raise ExportError(str(path), "must reproduce the shape of the network's output", value=value, remedy=remedy)
-    scale = float(expected.abs().max()) or 1.0
-    difference = float((output - expected).abs().max()) / scale
-    if not difference <= TOLERANCE:  # NaN too
-        value = f"a difference of {difference:.2g} of the largest logit, on a batch of {len(images)}"
-        raise ExportError(str(path), "must reproduce the network's output", value=value, remedy=remedy)
-    return difference
-
-
-def _open(path: Path) -> Network:
-    """What runs an exported file."""
-    readers: dict[str, Callable[[Path], Network]] = {".pt2": _open_pt2, ".onnx": _open_onnx, ".py": _open_source}
-    if path.suffix not in readers:
-        raise FileError(str(path), "must be a .pt2, .onnx or .py file", remedy="give one that pgnas export wrote")
-    return readers[path.suffix](path)
-
-
-def _open_pt2(path: Path) -> Network:
-    with _quiet():
-        network: Network = torch.export.load(path).module()
-    return network
-
-
-def _open_onnx(path: Path) -> Network:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.contiguous().numpy()})[0])
-
-
-def _open_source(path: Path) -> Network:
-    network: Network = _run_source(path.read_text(encoding="utf-8"), path)["load"]()
-    return network
-
-
-def _run_source(text: str, path: Path) -> dict[str, Any]:
-    """The names that the source defines."""
-    names: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
-    exec(compile(text, str(path), "exec", dont_inherit=True), names)
-    return names
+        require_same(path, open_program(temporary), network, example)
 
 
 def _copy(module: nn.Module) -> nn.Module:
@@ -223,29 +156,12 @@ def _copy(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module).cpu().eval().requires_grad_(False)
 
 
-@torch.no_grad()
-def _logits(network: nn.Module, images: Tensor) -> Tensor:
-    output = network(images)
-    if not isinstance(output, Tensor):
-        value = type(output).__name__
-        raise ModelError(
-            "network", "must return one tensor to be exported", value=value, remedy="return the logits alone"
-        )
-    return output
-
-
-def _noise(example: Tensor, size: int) -> Tensor:
-    """Noise shaped and typed like the example: files must not hold anyone's images."""
-    generator = torch.Generator().manual_seed(size)
-    return torch.randn(size, *example.shape[1:], generator=generator).to(example.dtype)
-
-
 def _program(network: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     """The network traced by torch.export with a dynamic batch dimension."""
-    images = _noise(example, _TRACED_SIZE)
-    _logits(network, images)
+    images = noise(example, _TRACED_SIZE)
+    logits(network, images)
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             program = torch.export.export(
                 network, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False
             )
@@ -280,12 +196,3 @@ def _tidy_onnx(model: Any) -> None:
         for dimension in value.type.tensor_type.shape.dim:
             if dimension.dim_param:
                 dimension.dim_param = batch.sub("batch", dimension.dim_param)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch's and onnxscript's remarks about their own internals from the user, who can do nothing about them."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        for category in (DeprecationWarning, FutureWarning, UserWarning):
-            warnings.simplefilter("ignore", category)
-        yield

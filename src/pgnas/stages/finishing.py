@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -22,11 +23,12 @@ FORMATS = {
 
 
 def export(run: Context, store: FolderStore) -> Facts:
-    """Write model.pt2, model.onnx, model.safetensors and model.py, each checked to predict the same.
+    """Write model.safetensors, network.json, model.pt2, model.onnx and model.py, each checked to predict the same.
 
     A format that cannot hold this network is noted and left out; the weights are always written.
     """
-    network = trained_network(run).cpu().eval()
+    example = run.example.cpu()
+    network = exporting.plain_network(trained_network(run).cpu().eval(), example)
     metadata = exporting.ExportMetadata(
         class_names=run.data.class_names,
         preprocessing=run.network_preprocessing.to_dict(),
@@ -35,15 +37,25 @@ def export(run: Context, store: FolderStore) -> Facts:
         params=run.found.params,
         macs=run.found.macs,
     )
-    example = run.example.cpu()
-    exporting.export_safetensors(network, run.folder.file(exporting.WEIGHTS_NAME), metadata)
-    left_out = {}
-    for name, write in FORMATS.items():
+    left_out: dict[str, str] = {}
+
+    @contextlib.contextmanager
+    def noted(name: str) -> Iterator[None]:
         try:
-            write(network, example, run.folder.file(name), metadata)
+            yield
         except (ModelError, ExportError) as error:
             left_out[name] = str(error)
             run.progress.note(f"export: {name} left out: {error}")
+
+    description = None
+    with noted(exporting.NETWORK_NAME):
+        path = run.folder.file(exporting.NETWORK_NAME)
+        description = exporting.describe_network(network, example, path)
+        exporting.export_description(path, description)
+    exporting.export_safetensors(network, run.folder.file(exporting.WEIGHTS_NAME), metadata, description)
+    for name, write in FORMATS.items():
+        with noted(name):
+            write(network, example, run.folder.file(name), metadata)
     return {"left_out": left_out}
 
 
@@ -102,9 +114,9 @@ def _notes(run: Context) -> list[str]:
 def report(run: Context, store: FolderStore) -> Facts:
     """Write report.html from what the other stages wrote."""
     folder = run.folder
-    result = json.loads(folder.require("result.json", stage="evaluate").read_bytes())
-    environment = json.loads(folder.file("env.json").read_bytes())
-    summary = json.loads(folder.require("supernet.json", stage="search").read_bytes())
+    result: Any = folder.read_json("result.json", stage="evaluate")
+    environment: Any = folder.read_json("env.json", stage="search")
+    summary: Any = folder.read_json("supernet.json", stage="search")
     for name, gate in summary["gates"].items():
         gate["kept"] = len(run.architecture.kept[name])
     html = reporting.render_report(

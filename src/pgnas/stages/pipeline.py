@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from pgnas.data import DataSet
 from pgnas.errors import ConfigError, InputError, RunFolderError
 from pgnas.progress import Progress, SilentReporter
 from pgnas.run_folder import RunFolder
-from pgnas.stages import finishing, searching
+from pgnas.stages import finishing, network_file, searching
 from pgnas.stages.baselines import train_baselines
 from pgnas.stages.context import HANDED_IN, Context, state_digest
 from pgnas.stages.result import RunResult
@@ -161,23 +160,12 @@ def _require_stage(name: str) -> None:
 
 def load_result(folder: RunFolder, context: Context | None = None) -> RunResult:
     """The result of the stages done so far."""
-    path = folder.file("result.json")
-    values = json.loads(path.read_bytes()) if path.exists() else finishing.partial_result(folder)
-    loader = functools.partial(load, folder.path) if context is None else functools.partial(_load_with, context)
+    has_result = folder.file("result.json").exists()
+    values: Any = folder.read_json("result.json", stage="evaluate") if has_result else finishing.partial_result(folder)
+    loader = (
+        functools.partial(network_file.load, folder.path) if context is None else functools.partial(_load_with, context)
+    )
     return RunResult(folder.path, values, loader)
-
-
-def load(path: str | Path) -> nn.Module:
-    """The found network of a run, a plain module in eval mode, rebuilt from its description and its safetensors.
-
-    The network's own code (torchvision, or the factory that ``--model`` named) must be importable; nothing is
-    unpickled.
-
-    Raises:
-        RunFolderError: The run has not found a network yet.
-    """
-    with RunFolder.open(path, writer=False) as folder:
-        return _load_with(Context(folder, SilentReporter()))
 
 
 def _load_with(context: Context) -> nn.Module:

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from pgnas.nn import SmallNetwork, Supernet, extract_small
+from pgnas.run_folder.tensors import load_tensors
 from pgnas.stages.candidates import Candidate, best, rank
 from pgnas.stages.context import Context
 from pgnas.stages.latency import meet_latency
 from pgnas.stages.store import FolderStore
 from pgnas.stages.training import recalibrate
+from pgnas.supernets import load_state
 
 TRIALS = 8
 """Candidates on which ``--recalibrate auto`` compares validation accuracy with and without."""
@@ -133,9 +135,9 @@ def trained_network(run: Context) -> nn.Module:
     Raises:
         RunFolderError: It has not been trained yet.
     """
-    run.folder.require("found.safetensors", stage="train")
+    path = run.folder.require("found.safetensors", stage="train")
     network = found_network(run).module
-    network.load_state_dict(run.folder.load_tensors("found.safetensors")[0])
+    load_state(network, load_tensors(path)[0], source=str(path))
     return network
 
 
@@ -154,7 +156,8 @@ def train(run: Context, store: FolderStore) -> Facts:
     """Train the found network, without noise, for the epochs that remain."""
     small = found_network(run)
     network = small.module
-    network.load_state_dict(run.folder.load_tensors("extracted.safetensors")[0])
+    extracted = run.folder.require("extracted.safetensors", stage="extract")
+    load_state(network, load_tensors(extracted)[0], source=str(extracted))
     remaining = run.epochs - run.recipe.decision_epoch
     if remaining > 0 and any(True for _ in network.parameters()):
         momentum, _ = run.folder.load_tensors("momentum.safetensors")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from pgnas.description import opened
 from pgnas.errors import ConfigError, ModelError
+from pgnas.run_folder.storage import to_json
 from pgnas.stages.export_metadata import ExportMetadata
+from pgnas.stages.network_file import WEIGHTS_NAME
 from pgnas.stages.source_forward import ForwardWriter
-from pgnas.stages.source_layers import is_writable, layer_source, literal
-
-WEIGHTS_NAME = "model.safetensors"
+from pgnas.stages.source_layers import layer_source, literal
 
 _WIDTH = 100
 
@@ -73,8 +75,9 @@ def source_code(module: nn.Module, *, class_name: str = "Network", metadata: Exp
     if not isinstance(module, fx.GraphModule):
         remedy = "extract it from a supernet, or trace it with torch.fx.symbolic_trace"
         raise ModelError("network", "must be a traced one", value=type(module).__name__, remedy=remedy)
-    state = module.state_dict()
-    module = _opened(module)
+    unused = module.state_dict()  # counters and the like: opening layers leaves them out
+    module = opened(module)
+    state = {**unused, **module.state_dict()}
     writer = ForwardWriter(module.graph)
     body = "".join(f"        {line}\n" if line else "\n" for line in writer.statements())
     tree = _members(module, state)
@@ -93,30 +96,6 @@ def source_code(module: nn.Module, *, class_name: str = "Network", metadata: Exp
         _LOAD.format(name=class_name, weights=WEIGHTS_NAME),
     ]
     return "".join(parts)
-
-
-class _Opener(fx.Tracer):
-    """Traces into layers that are not torch.nn's, so that they become the operations they consist of."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Layers that source can name."""
-        return is_writable(m)
-
-
-def _opened(module: fx.GraphModule) -> fx.GraphModule:
-    """``module`` with foreign layers replaced by their operations, where these can be followed."""
-    layers = [module.get_submodule(str(node.target)) for node in module.graph.nodes if node.op == "call_module"]
-    if all(map(is_writable, layers)):
-        return module
-    try:
-        opened = fx.GraphModule(module, _Opener().trace(module))
-    except Exception:  # tracing runs foreign code; the layer is named when it is written
-        return module
-    for node in list(opened.graph.nodes):
-        if node.target is torch._assert:
-            opened.graph.erase_node(node)
-    opened.graph.eliminate_dead_code()
-    return opened
 
 
 def _members(module: fx.GraphModule, state: dict[str, Tensor]) -> Tree:
@@ -211,8 +190,16 @@ def _constants(metadata: ExportMetadata | None) -> str:
         f"CHANNELS, HEIGHT, WIDTH = {int(steps['channels'])}, {int(steps['height'])}, {int(steps['width'])}\n"
         f"MEAN = {literal(list(steps['mean']))}  # of pixel values scaled to 0..1, each channel\n"
         f"STD = {literal(list(steps['std']))}\n"
-        f"ARCHITECTURE = {literal(metadata.architecture)}  # its digest\n\n"
+        f"ARCHITECTURE = {literal(metadata.architecture)}  # its digest\n"
+        f"MADE_BY = {literal({'pgnas': metadata.version, 'torch': metadata.torch})}\n"
+        f"SETTINGS = {literal(_plain(metadata.settings))}  # of the run\n\n"
     )
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as JSON would hold them."""
+    found: dict[str, Any] = json.loads(to_json(settings))
+    return found
 
 
 def _takes(metadata: ExportMetadata | None) -> str:

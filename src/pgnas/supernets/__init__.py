@@ -8,7 +8,7 @@ from pgnas.supernets.densenet import inflate_weights
 from pgnas.supernets.enas_cells import ramp_drop_path
 from pgnas.supernets.paper import PAPER_SUPERNETS, PaperSupernet
 from pgnas.supernets.registry import MODELS, RegisteredModel, register
-from pgnas.supernets.weights import load_weights
+from pgnas.supernets.weights import load_state, load_weights
 
 __all__ = [
     "MODELS",
@@ -18,6 +18,7 @@ __all__ = [
     "RegisteredModel",
     "build_model",
     "inflate_weights",
+    "load_state",
     "load_weights",
     "ramp_drop_path",
     "register",

@@ -5,7 +5,7 @@ from __future__ import annotations
 _LONGEST = 80
 
 
-class DescriptionProblem(ValueError):
+class DescriptionError(ValueError):
     """A part of a description breaks a rule.
 
     Args:
