@@ -44,3 +44,19 @@ class SilentReporter:
 
     def close(self) -> None:
         """Say nothing."""
+
+
+class HeldReporter(SilentReporter):
+    """Keeps the notes of a preparation, which are worth reading only if it succeeds."""
+
+    def __init__(self) -> None:
+        self._notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Keep the line."""
+        self._notes.append(text)
+
+    def release(self, progress: Progress) -> None:
+        """Hand the lines on."""
+        for text in self._notes:
+            progress.note(text)

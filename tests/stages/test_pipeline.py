@@ -19,7 +19,7 @@ SMALL = "multibranch-resnet:width=6,stages=2"
 FILES = {
     "config.toml", "env.json", "stages.json", "metrics.jsonl", "posterior.safetensors", "candidates.jsonl",
     "architecture.json", "supernet.json", "found.safetensors", "result.json", "report.html",
-    "model.pt2", "model.onnx", "model.safetensors",
+    "model.pt2", "model.onnx", "model.safetensors", "model.py", "network.json",
 }  # fmt: skip
 
 
@@ -62,6 +62,16 @@ def test_the_result_agrees_with_the_network_on_disk(finished):
         predicted = again(data.preprocessing.normalise(data.test.images)).argmax(1)
     accuracy = float((predicted == data.test.labels).double().mean())
     assert accuracy == pytest.approx(finished["found"]["test_accuracy"])
+
+
+def test_a_network_is_loaded_from_the_run_or_from_its_one_file_and_not_before_it_is_exported(finished, tmp_path):
+    x = torch.randn(3, 1, 8, 8)
+    (tmp_path / "mine.safetensors").write_bytes((finished.path / "model.safetensors").read_bytes())
+    with torch.no_grad():
+        assert torch.equal(pgnas.load(str(tmp_path / "mine.safetensors"))(x), pgnas.load(finished.path)(x))
+    (tmp_path / "config.toml").write_bytes((finished.path / "config.toml").read_bytes())
+    with pytest.raises(RunFolderError, match="run pgnas export"):
+        pgnas.load(tmp_path)
 
 
 def test_baselines_are_trained_at_the_same_total_compute(finished):

@@ -14,8 +14,9 @@ from pgnas import config_file
 from pgnas.config import RunConfig, field_names
 from pgnas.data import DataSet
 from pgnas.errors import ConfigError, InputError, RunFolderError
-from pgnas.progress import Progress, SilentReporter
+from pgnas.progress import HeldReporter, Progress, SilentReporter
 from pgnas.run_folder import RunFolder
+from pgnas.run_folder.tensors import load_tensors
 from pgnas.stages import finishing, network_file, searching
 from pgnas.stages.baselines import train_baselines
 from pgnas.stages.context import HANDED_IN, Context, state_digest
@@ -33,6 +34,12 @@ STAGES: dict[str, Stage] = {
     "report": finishing.report,
 }
 """In the order in which they are done."""
+_AFTER_EXTRACTION = {
+    "train": searching.extracted_network,
+    "export": searching.trained_network,
+    "evaluate": searching.trained_network,
+}
+"""Stages to the network that they begin with."""
 
 
 def run(
@@ -60,14 +67,17 @@ def run(
     existed = Path(config.out).exists()
     with RunFolder.create_or_resume(config) as folder:
         context = Context(folder, progress or SilentReporter(), model=model, data=data)
+        asked = list(STAGES)[: list(STAGES).index(until) + 1]
+        undone = [name for name in asked if not folder.stage_done(name)]
         try:
-            _check(context)
+            if undone:
+                _check(context, undone[0])
         except BaseException:
             # Nothing was done yet: leave no folder that would stand in the way of the corrected command.
             if not any(folder.stage_done(name) or folder.stage_seconds(name) for name in STAGES):
                 folder.discard(remove_folder=not existed)
             raise
-        for name in list(STAGES)[: list(STAGES).index(until) + 1]:
+        for name in undone:
             _do(context, name)
         return load_result(folder, context)
 
@@ -86,6 +96,8 @@ def run_stage(path: str | Path, name: str, *, progress: Progress | None = None) 
                     str(path), f"must have the stage {earlier} done", remedy=f"run pgnas {earlier} {path} first"
                 )
         context = Context(folder, progress or SilentReporter())
+        if not folder.stage_done(name):
+            _check(context, name)
         _do(context, name)
         return load_result(folder, context)
 
@@ -123,14 +135,28 @@ def run_values(
     return run(config, progress=progress, model=network, data=data_set)
 
 
-def _check(context: Context) -> None:
-    """Whatever can be refused is refused here, before any long work."""
+def _check(context: Context, name: str) -> None:
+    """Whatever can be refused is refused here, before the stage ``name`` begins, and before a note is printed."""
     if context.folder.stage_done("evaluate"):
         return
-    context.engine  # noqa: B018 - made to be checked
-    context.data  # noqa: B018
-    context.caps  # noqa: B018
-    context.supernet  # noqa: B018
+    progress, held = context.progress, HeldReporter()
+    context.progress = held
+    try:
+        if context.config.weights is not None and name == "search":
+            load_tensors(Path(context.config.weights))  # first, as reading the data may take minutes
+        context.engine  # noqa: B018 - made to be checked
+        context.data  # noqa: B018
+        context.caps  # noqa: B018
+        context.supernet  # noqa: B018
+        if name != "search":
+            context.posterior  # noqa: B018
+        if name in ("extract", *_AFTER_EXTRACTION):
+            context.found  # noqa: B018
+        if name in _AFTER_EXTRACTION:
+            _AFTER_EXTRACTION[name](context)
+    finally:
+        context.progress = progress
+    held.release(progress)
 
 
 def _do(context: Context, name: str) -> None:

@@ -129,6 +129,19 @@ def found_network(run: Context) -> SmallNetwork:
     return small
 
 
+def extracted_network(run: Context) -> SmallNetwork:
+    """The found network as extraction left it, on the device.
+
+    Raises:
+        RunFolderError: It has not been extracted yet.
+        FileError: Its file holds another network.
+    """
+    path = run.folder.require("extracted.safetensors", stage="extract")
+    small = found_network(run)
+    load_state(small.module, load_tensors(path)[0], source=str(path))
+    return small
+
+
 def trained_network(run: Context) -> nn.Module:
     """The found network as training left it, on the device.
 
@@ -154,10 +167,8 @@ def extract(run: Context, store: FolderStore) -> Facts:
 
 def train(run: Context, store: FolderStore) -> Facts:
     """Train the found network, without noise, for the epochs that remain."""
-    small = found_network(run)
+    small = extracted_network(run)
     network = small.module
-    extracted = run.folder.require("extracted.safetensors", stage="extract")
-    load_state(network, load_tensors(extracted)[0], source=str(extracted))
     remaining = run.epochs - run.recipe.decision_epoch
     if remaining > 0 and any(True for _ in network.parameters()):
         momentum, _ = run.folder.load_tensors("momentum.safetensors")
