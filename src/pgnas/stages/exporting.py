@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from pgnas.errors import ModelError
 from pgnas.run_folder.storage import atomic
 from pgnas.run_folder.tensors import save_tensors
+from pgnas.stages.describing import describe_network, plain_network
+from pgnas.stages.describing import write_description as export_description
 from pgnas.stages.export_check import logits, noise, open_program, quiet, require_same, run_generated_source
 from pgnas.stages.export_metadata import ExportMetadata
-from pgnas.stages.network_file import NETWORK_NAME, WEIGHTS_NAME, describe_network, description_metadata, plain_network
-from pgnas.stages.network_file import write_description as export_description
+from pgnas.stages.network_file import NETWORK_NAME, WEIGHTS_NAME, description_metadata
 from pgnas.stages.source_code import source_code
 
 __all__ = [
