@@ -33,7 +33,7 @@ def export(run: Context, store: FolderStore) -> Facts:
         class_names=run.data.class_names,
         preprocessing=run.network_preprocessing.to_dict(),
         architecture=run.architecture.digest,
-        settings=run.config.given(),
+        settings={key: value for key, value in run.config.given().items() if key != "out"},  # a place on this machine
         params=run.found.params,
         macs=run.found.macs,
     )
