@@ -180,7 +180,61 @@ def _swapped(net: Any, x: Tensor) -> Tensor:
     return net.b(y.permute(0, 3, 1, 2))
 
 
+def _shuffled(net: Any, x: Tensor) -> Tensor:
+    """Channel shuffle, as ShuffleNet writes it."""
+    y = net.b(F.relu(net.a(x)))
+    b, c, h, w = y.size()
+    y = y.view(b, 2, c // 2, h, w).transpose(1, 2).contiguous().view(b, c, h, w)
+    return net.c(torch.cat([(p := y.chunk(2, dim=1))[1], p[0]], 1))
+
+
+def _split_attention(net: Any, x: Tensor) -> Tensor:
+    """Two radices with a softmax between them, as ResNeSt writes it."""
+    y = F.relu(net.b(net.a(x)))
+    b, c, h, w = y.shape
+    y = y.reshape(b, 2, c // 2, h, w)
+    z = net.d(F.relu(net.c(y.sum(1).mean((2, 3), keepdim=True))))
+    z = F.softmax(z.view(b, 1, 2, -1).transpose(1, 2), dim=1).reshape(b, -1).view(b, -1, 1, 1)
+    return net.e((y * z.reshape(b, 2, c // 2, 1, 1)).sum(dim=1).contiguous())
+
+
+def _selective_kernels(net: Any, x: Tensor) -> Tensor:
+    """Paths stacked on a new axis and weighed, as SKNet writes it."""
+    y = torch.stack([net.a(x), net.b(x)], dim=1)
+    z = torch.softmax(net.d(F.relu(net.c(y.sum(1).mean((2, 3), keepdim=True)))).view(x.size(0), 2, -1, 1, 1), 1)
+    one, two = torch.unbind(y * z, 1)
+    return net.e(one + two - y[:, 0])
+
+
+def _tokens(net: Any, x: Tensor) -> Tensor:
+    """A map as tokens and back, with a layer scale that is reshaped, as transformers and ConvNeXt write it."""
+    y = F.gelu(net.a(x))
+    b, _, h, w = y.shape
+    y = net.b(y.flatten(2).transpose(1, 2)) * net.gamma
+    left, right = y.split([h * w // 2, h * w - h * w // 2], dim=1)
+    y = torch.cat([right, left], 1).permute(0, 2, 1).reshape(b, -1, h, w)
+    y = torch.roll(y, (1, -1), dims=(2, 3)) + net.beta.reshape(1, -1, 1, 1)
+    return net.head(net.c(y[:, :, None]).squeeze(2).view(b, -1, h // 2, 2, w).amax((3, -1)).flatten(1))
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "shuffle": lambda: Network(_shuffled, a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 8, 3), c=nn.Conv2d(8, 2, 1)),
+    "split attention": lambda: Network(
+        _split_attention, a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 8, 3, groups=2), c=nn.Conv2d(4, 3, 1),
+        d=nn.Conv2d(3, 8, 1), e=nn.Conv2d(4, 2, 1),
+    ),
+    "selective kernels": lambda: Network(
+        _selective_kernels, a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(3, 4, 3, padding=1), c=nn.Conv2d(4, 3, 1),
+        d=nn.Conv2d(3, 8, 1), e=nn.Conv2d(4, 2, 1),
+    ),
+    "tokens": lambda: Network(
+        _tokens, a=nn.Conv2d(3, 4, 1), b=nn.Linear(4, 6), c=nn.Conv3d(6, 4, 1), head=nn.Linear(16, 2),
+        gamma=nn.Parameter(torch.randn(6)), beta=nn.Parameter(torch.randn(6)),
+    ),
+    "transposed groups": lambda: nn.Sequential(
+        nn.Conv2d(3, 6, 1), nn.ReLU(), nn.ConvTranspose2d(6, 9, 2, stride=2, groups=3), nn.ReLU(),
+        nn.ConvTranspose2d(9, 9, 3, groups=9), nn.Conv2d(9, 4, 1), nn.Conv2d(4, 2, 1),
+    ),
     "residual": Residual,
     "separable": Separable,
     "chain": lambda: nn.Sequential(
@@ -245,8 +299,12 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         c=nn.Conv2d(4, 2, 1), d=nn.Conv2d(4, 2, 1),
     ),
     "layer norm": lambda: Network(
-        lambda net, x: net.c(net.b(net.norm(net.a(x)))),
-        a=nn.Conv2d(3, 4, 1), norm=nn.GroupNorm(2, 4), b=nn.Conv2d(4, 5, 1), c=nn.Conv2d(5, 2, 1),
+        lambda net, x: net.c(F.gelu(net.b(net.norm(net.a(x).permute(0, 2, 3, 1)))).movedim(-1, 1)),
+        a=nn.Conv2d(3, 4, 1), norm=nn.LayerNorm(4), b=nn.Linear(4, 5), c=nn.Conv2d(5, 2, 3, padding=1),
+    ),
+    "group norm": lambda: nn.Sequential(
+        nn.Conv2d(3, 6, 1), nn.GroupNorm(3, 6), nn.ReLU(), nn.Conv2d(6, 4, 3, padding=1), nn.GroupNorm(1, 4),
+        nn.Conv2d(4, 5, 1), nn.InstanceNorm2d(5, affine=True), nn.GroupNorm(5, 5), nn.Conv2d(5, 2, 3, padding=1),
     ),
     "attention": lambda: Network(
         lambda net, x: net.head(net.encoder(net.a(x).flatten(2).transpose(1, 2)).mean(1)),

@@ -90,11 +90,11 @@ def test_densenet_121_has_one_group_a_source() -> None:
         ("norm called twice", None, "its layer is called 2 times with the same weights"),
         ("tied", "a", "its weights are shared with another layer"),
         ("attribute of a layer", "b", "its weights are shared with another layer"),
-        ("layer norm", "norm", "no rule for layer type GroupNorm"),
+        ("layer norm", "norm", "its statistics see all channels"),
+        ("group norm", "4", "its statistics see all channels"),
         ("attention", "encoder", "no rule for layer type TransformerEncoderLayer"),
         ("own forward", "2", "its forward is not that of a torch.nn layer"),
         ("weight norm", "2", "its weight is computed from other tensors (weight norm, a parametrization)"),
-        ("split the width", None, "it splits an axis that is not the channels'"),
         ("channels last", None, "its input's channels could not be followed"),
     ],
 )

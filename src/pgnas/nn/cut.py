@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 from pgnas.nn.macs import Conv, ConvTranspose
 from pgnas.nn.own_layers import OwnLayer, own_layer
@@ -60,9 +60,15 @@ def _convolution(layer: Conv, kept_in: Tensor, kept_out: Tensor) -> Cut:
 @cut_rule.register(nn.ConvTranspose2d)
 @cut_rule.register(nn.ConvTranspose3d)
 def _transposed(layer: ConvTranspose, kept_in: Tensor, kept_out: Tensor) -> Cut:
+    weight = {0: kept_in}
+    groups = layer.groups
+    if groups == 1:
+        weight[1] = kept_out
+    else:
+        groups = len(kept_in) * layer.groups // layer.in_channels
     return Cut(
-        {"weight": {0: kept_in, 1: kept_out}, "bias": {0: kept_out}},
-        {"in_channels": len(kept_in), "out_channels": len(kept_out)},
+        {"weight": weight, "bias": {0: kept_out}},
+        {"in_channels": len(kept_in), "out_channels": len(kept_out), "groups": groups},
     )
 
 
@@ -74,10 +80,17 @@ def _linear(layer: nn.Linear, kept_in: Tensor, kept_out: Tensor) -> Cut:
     )
 
 
-@cut_rule.register(_BatchNorm)
-def _batch_norm(layer: _BatchNorm, kept_in: Tensor, kept_out: Tensor) -> Cut:
+@cut_rule.register(_NormBase)
+def _batch_norm(layer: _NormBase, kept_in: Tensor, kept_out: Tensor) -> Cut:
     names = ("weight", "bias", "running_mean", "running_var")
     return Cut({name: {0: kept_out} for name in names}, {"num_features": len(kept_out)})
+
+
+@cut_rule.register(nn.GroupNorm)
+def _group_norm(layer: nn.GroupNorm, kept_in: Tensor, kept_out: Tensor) -> Cut:
+    groups = len(kept_out) * layer.num_groups // layer.num_channels
+    slices = {"weight": {0: kept_out}, "bias": {0: kept_out}}
+    return Cut(slices, {"num_channels": len(kept_out), "num_groups": groups})
 
 
 @cut_rule.register(nn.PReLU)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -34,18 +35,53 @@ def functional_dropout_to_modules(module: fx.GraphModule) -> list[str]:
     return notes
 
 
-def batch_size_from_input(graph: fx.Graph, values: dict[str, Any]) -> None:
+def sizes_one_by_one(graph: fx.Graph) -> None:
+    """Every number picked of a shape, however it was picked, becomes ``x.size(axis)``: each has a source of its own."""
+    for node in list(graph.nodes):
+        axes = _axes_of_shape(node)
+        if axes is None or not isinstance(axes, int):
+            continue
+        source = _measured(node)
+        with graph.inserting_before(node):
+            size = graph.call_method("size", (source, axes))
+        size.meta.update(node.meta)
+        node.replace_all_uses_with(size)
+        graph.erase_node(node)
+
+
+def _axes_of_shape(node: Any) -> tuple[int, ...] | int | None:
+    """The axis or axes whose sizes a node's value is; None if it is something else."""
+    if not isinstance(node, fx.Node):
+        return None
+    if _is_shape(node):
+        shape = node.args[0].meta.get("shape") if isinstance(node.args[0], fx.Node) else None
+        return None if shape is None else tuple(range(len(shape)))
+    if node.target is not operator.getitem or not isinstance(node.args[1], int | slice):
+        return None
+    outer, index = _axes_of_shape(node.args[0]), node.args[1]
+    bounds = (index.start, index.stop, index.step) if isinstance(index, slice) else ()
+    if not isinstance(outer, tuple) or any(isinstance(bound, fx.Node) for bound in bounds):
+        return None
+    return outer[index]
+
+
+def _measured(node: fx.Node) -> fx.Node:
+    """The tensor that a picked size is of."""
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    return source if _is_shape(node) else _measured(source)
+
+
+def batch_size_from_input(graph: fx.Graph) -> None:
     """Read the batch size from the first input wherever it is read, so that no inner value is kept for its shape."""
     placeholder = next(node for node in graph.nodes if node.op == "placeholder")
     batch = placeholder.meta["shape"][0] if placeholder.meta["shape"] else None
     for node in list(graph.nodes):
         reads_size = node.op == "call_method" and node.target == "size" and node.args[1:] == (0,)
-        is_item = node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem"
-        reads_item = is_item and node.args[1] == 0 and _is_shape(node.args[0])
-        if not (reads_size or reads_item) or values.get(node.name) != batch:
+        if not reads_size or node.meta.get("number") != batch or node.args[0] is placeholder:
             continue
-        if reads_size and node.args[0] is placeholder:
-            continue
+        if isinstance(node.args[0], fx.Node) and node.args[0].op == "get_attr":
+            continue  # the shape of a parameter, which does not follow the batch
         first = next(n for n in graph.nodes if n.op != "placeholder")
         with graph.inserting_before(first):
             size = graph.call_method("size", (placeholder, 0))
@@ -57,9 +93,6 @@ def batch_size_from_input(graph: fx.Graph, values: dict[str, Any]) -> None:
 def _is_shape(node: Any) -> bool:
     if not isinstance(node, fx.Node):
         return False
-    source = node.args[0] if node.args else None
-    if isinstance(source, fx.Node) and source.op == "get_attr":
-        return False  # the shape of a parameter, which does not follow the batch
     by_attribute = node.op == "call_function" and node.target is getattr and node.args[1] == "shape"
     return bool(by_attribute) or (node.op == "call_method" and node.target == "size" and len(node.args) == 1)
 

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
 from pgnas.nn.channels import ChannelGraph, ChannelOp, Dense
+from pgnas.nn.channels.movement import Movement
 from pgnas.nn.cut import Cut, cut_layer, cut_to
 from pgnas.nn.liveness import Plan
 
@@ -62,8 +63,9 @@ class Builder:
         self._new = fx.Graph()
         self._attributes: dict[str, Any] = {}
         self._cuts: dict[str, Cut] = {}
-        self._values: dict[str, fx.Node] = {}
+        self._values: dict[str, Any] = {}  # nodes, and numbers that are known
         self._picked: dict[tuple[str, bytes], fx.Node] = {}
+        self._selected: dict[fx.Node, tuple[fx.Node, int, Tensor]] = {}
         self._memo: dict[int, Any] = {}  # one for all copies, so that tied weights stay tied
         self._input: fx.Node | None = None
 
@@ -80,6 +82,9 @@ class Builder:
             value = self._with_constants(op, live)
             if value is not None:
                 self._values[name] = value
+        for node in reversed(self._new.nodes):  # selections that became part of others
+            if not node.users and (node in self._selected or node.op == "get_attr"):
+                self._new.erase_node(node)
         module = fx.GraphModule(self._attributes, self._new, class_name=type(self._root).__name__)
         module.eval()
         return SmallNetwork(module, self._cuts, len(self._picked))
@@ -127,13 +132,44 @@ class Builder:
     def fetch(self, source: str, wanted: Tensor) -> fx.Node:
         """The value of ``source`` with exactly the ``wanted`` channels, selecting if it has others too."""
         kept, axis = self._plan.kept(source), self._graph.ops[source].value.axis
+        whole: fx.Node = self._values[source]
         if torch.equal(kept, wanted) or axis is None:
-            return self._values[source]
+            return whole
         key = (source, wanted.numpy().tobytes())
         if key not in self._picked:
             positions = kept.cumsum(0)[wanted] - 1
-            self._picked[key] = self._select(self._values[source], axis, positions, f"kept_{len(self._picked)}")
+            self._picked[key] = self._select(whole, axis, positions, f"kept_{len(self._picked)}")
         return self._picked[key]
+
+    def fetch_in_order(self, source: str, channels: Tensor) -> fx.Node:
+        """As :meth:`fetch`, the channels in the order given."""
+        wanted = torch.zeros(self._graph.ops[source].value.channels, dtype=torch.bool)
+        wanted[channels] = True
+        value, axis = self.fetch(source, wanted), self._graph.ops[source].value.axis
+        if axis is None or bool((channels.diff() > 0).all()):
+            return value
+        return self._select(value, axis, channels.argsort().argsort(), f"order_{len(self._attributes)}")
+
+    def rearrange(self, value: fx.Node, movement: Movement) -> fx.Node:
+        """Split, permute and merge axes."""
+        for axis in reversed(range(len(movement.before))):
+            atoms = movement.before[axis]
+            if len(atoms) > 1:
+                sizes = tuple(-1 if atom.is_batch else atom.size for atom in atoms)
+                value = self._new.call_method("unflatten", (value, axis, sizes))
+        before = [atom for atoms in movement.before for atom in atoms]
+        order = [before.index(atom) for atoms in movement.after for atom in atoms]
+        if order != sorted(order):
+            value = self._new.call_method("permute", (value, *order))
+        stop = len(order)
+        for atoms in reversed(movement.after):
+            start = stop - len(atoms)
+            if not atoms:
+                value = self._new.call_method("unsqueeze", (value, start))
+            elif len(atoms) > 1:
+                value = self.call(torch.flatten, value, start, stop - 1)
+            stop = start
+        return value
 
     def without_zero_addend(self, op: ChannelOp, reads: list[Tensor]) -> fx.Node | None:
         """For a sum of two values, one of which is the constant 0: the other, if it has the sum's shape."""
@@ -159,7 +195,7 @@ class Builder:
             return value
         return self.call(operator.add, value, self._buffer(f"contribution_{op.name}", _shrink(cut, op.value.axis)))
 
-    def _with_constants(self, op: ChannelOp, live: fx.Node | None) -> fx.Node | None:
+    def _with_constants(self, op: ChannelOp, live: fx.Node | int | None) -> fx.Node | int | None:
         """The computed channels and the constant ones in their original order."""
         constant = self._plan.constant[op.name]
         if not constant.any():
@@ -193,8 +229,13 @@ class Builder:
         return batch if rows == example else self.call(operator.mul, batch, rows // example)
 
     def _select(self, value: fx.Node, axis: int, index: Tensor, name: str) -> fx.Node:
+        inner = self._selected.get(value)
+        if inner is not None and inner[1] == axis:  # one selection instead of two
+            value, index = inner[0], inner[2][index]
         device = next((p.device for p in self._root.parameters()), torch.device("cpu"))
-        return self.call(torch.index_select, value, axis, self._buffer(name, index.to(device)))
+        selected = self.call(torch.index_select, value, axis, self._buffer(name, index.to(device)))
+        self._selected[selected] = value, axis, index
+        return selected
 
     def _buffer(self, name: str, value: Tensor) -> fx.Node:
         self._attributes[name] = value.detach().clone()

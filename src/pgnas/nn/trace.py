@@ -14,7 +14,12 @@ from torch.nn.modules.conv import _ConvNd
 from pgnas.errors import ModelError
 from pgnas.nn.concrete_tracer import ConcreteTracer, reads_mode
 from pgnas.nn.functionalize import functionalize
-from pgnas.nn.graph_passes import batch_size_from_input, drop_unused, functional_dropout_to_modules
+from pgnas.nn.graph_passes import (
+    batch_size_from_input,
+    drop_unused,
+    functional_dropout_to_modules,
+    sizes_one_by_one,
+)
 from pgnas.nn.macs import watch_macs
 
 
@@ -24,9 +29,9 @@ class Trace:
 
     Attributes:
         module: The graph module; it owns the layers. Each node's ``meta`` has ``shape`` (of its tensor value on the
-            example inputs, or None), ``part_shapes`` (of several tensors), ``is_static`` (no tensor in its value),
-            ``is_identity`` (a layer that returned its input itself), ``is_batched`` (the value's first axis grows with
-            the batch) and ``macs`` (its multiply-adds, all examples together).
+            example inputs, or None), ``part_shapes`` (of several tensors), ``number`` (of an int), ``is_static`` (no
+            tensor in its value), ``is_identity`` (a layer that returned its input itself), ``is_batched`` (the value's
+            first axis grows with the batch) and ``macs`` (its multiply-adds, all examples together).
         inputs: The example inputs, for later measurements.
         notes: What a user should know about how the network was traced.
         uncalled: Convolutions and linear layers of the network that the graph does not call, with the reason.
@@ -59,7 +64,8 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
         module = fx.GraphModule(model, graph, class_name=name)
         notes += functional_dropout_to_modules(module)
         functionalize(module)
-        batch_size_from_input(module.graph, tracer.values)
+        sizes_one_by_one(module.graph)
+        batch_size_from_input(module.graph)
         drop_unused(module.graph)
         module.recompile()
         module.eval()
@@ -105,6 +111,8 @@ def _record(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[fx
         node.meta["shape"] = tuple(value.shape) if isinstance(value, Tensor) else None
         if isinstance(value, tuple | list) and all(isinstance(part, Tensor) for part in value):
             node.meta["part_shapes"] = [tuple(part.shape) for part in value]
+        if isinstance(value, int):
+            node.meta["number"] = value
         node.meta["is_static"] = not _holds_tensor(value)
         read = node.args[0] if node.op == "call_module" and node.args else None
         node.meta["is_identity"] = isinstance(read, fx.Node) and tracer.values[read.name] is value

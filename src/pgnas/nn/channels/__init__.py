@@ -1,6 +1,8 @@
 """Channel analysis: which channels of every value are needed, constant or dead."""
 
 from pgnas.nn.channels import rules_layers as rules_layers
+from pgnas.nn.channels import rules_moves as rules_moves
+from pgnas.nn.channels import rules_norms as rules_norms
 from pgnas.nn.channels import rules_parts as rules_parts
 from pgnas.nn.channels import rules_shapes as rules_shapes
 from pgnas.nn.channels.graph import ChannelGraph, Source, describe

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pgnas.nn.channels.movement import Movement
 from pgnas.nn.channels.ops import UNTRACKED, Barrier, ChannelOp, Follow, Value, find_rule, first_input
 from pgnas.nn.concrete_tracer import has_torch_forward
 from pgnas.nn.own_layers import own_layer
@@ -59,6 +60,7 @@ class ChannelGraph:
         ops: Node name to its rule, in topological order.
         statics: Node name to the nodes whose numbers (sizes) its operation is called with.
         barriers: Node name to the reason why it is not shrunk.
+        movements: Node name to how it stems from an earlier value by pure data movement, if it does.
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -66,6 +68,7 @@ class ChannelGraph:
         self.graph = trace.module.graph
         self.nodes: dict[str, fx.Node] = {node.name: node for node in self.graph.nodes}
         self.ops: dict[str, ChannelOp] = {}
+        self.movements: dict[str, Movement] = {}
         self._calls = _count(node.target for node in self.graph.nodes if node.op == "call_module")
         self._shared = _shared_tensors(trace.module)
         self._attribute_reads = _count(node.target for node in self.graph.nodes if node.op == "get_attr")
@@ -234,12 +237,27 @@ class ChannelGraph:
         return Origin(node.name, (), (), value, is_input=is_input)
 
     def track_attribute(self, node: fx.Node, axis: int) -> None:
-        """Follow the channels of a constant of the model (a layer scale) that is read once, along ``axis``."""
-        shape = self.shape(node)
-        once = len(node.users) == 1 and self._attribute_reads.get(str(node.target)) == 1
-        own = id(_attribute(self.trace.module, node)) not in self._shared if node.op == "get_attr" else False
-        if once and own and shape is not None and 0 <= axis < len(shape):
-            self.ops[node.name] = Origin(node.name, (), (), Value(axis, shape[axis]), is_input=False)
+        """Follow the channels of a constant of the model (a layer scale), read once, perhaps reshaped, on ``axis``."""
+        chain = [node]
+        while chain[-1].op != "get_attr" and len(chain[-1].all_input_nodes) == 1:
+            chain.append(chain[-1].all_input_nodes[0])
+        root, shape = chain[-1], self.shape(chain[-1])
+        once = all(len(link.users) == 1 for link in chain) and self._attribute_reads.get(str(root.target)) == 1
+        if root.op != "get_attr" or not once or shape is None:
+            return
+        if id(_attribute(self.trace.module, root)) in self._shared:
+            return
+        before = {link.name: self.ops[link.name] for link in chain}
+        for candidate in [axis] if len(chain) == 1 else [i for i, size in enumerate(shape) if size > 1]:
+            if not 0 <= candidate < len(shape):
+                continue
+            self.ops[root.name] = Origin(root.name, (), (), Value(candidate, shape[candidate]), is_input=False)
+            for link in reversed(chain[:-1]):
+                self.ops[link.name] = self._analyse(link)
+            followed = not any(isinstance(self.ops[link.name], Barrier) for link in chain[:-1])
+            if followed and self.value(node).axis == axis:
+                return
+            self.ops.update(before)
 
 
 def describe(node: fx.Node, layer: nn.Module | None) -> str:

@@ -84,7 +84,7 @@ class ChannelOp(ABC):
         return None
 
     @abstractmethod
-    def build(self, builder: Builder, kept: Tensor, reads: list[Tensor]) -> fx.Node:
+    def build(self, builder: Builder, kept: Tensor, reads: list[Tensor]) -> fx.Node | int:
         """Add what computes the ``kept`` output channels from the ``reads`` channels of each input."""
 
 
@@ -169,6 +169,29 @@ class ReadShape(ChannelOp):
     def build(self, builder: Builder, kept: Tensor, reads: list[Tensor]) -> fx.Node:
         """Copy the operation."""
         return builder.copy(self, reads)
+
+
+@dataclass(frozen=True)
+class Number(ChannelOp):
+    """The number of channels of a value, in the network as it was: a constant, whatever is left of them.
+
+    Attributes:
+        number: It.
+    """
+
+    number: int
+
+    def push(self, rows: list[Tensor]) -> Tensor:
+        """Known without asking, not written down as a map."""
+        return torch.ones(1, 1, dtype=torch.long)
+
+    def pull(self, rows: Tensor) -> list[Tensor]:
+        """Nothing is read."""
+        return []
+
+    def build(self, builder: Builder, kept: Tensor, reads: list[Tensor]) -> int:
+        """Itself."""
+        return self.number
 
 
 def first_input(node: fx.Node) -> fx.Node | None:

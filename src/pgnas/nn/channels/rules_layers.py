@@ -1,4 +1,4 @@
-"""Rules of layers that mix channels (convolution, linear) or treat each alone (activation, pooling, BatchNorm)."""
+"""Rules of layers that mix channels (convolution, linear) or treat each alone (activation, pooling)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from pgnas.nn.channels.graph import ChannelGraph
-from pgnas.nn.channels.ops import ChannelOp, Value, find_rule, first_input, rule, spread
+from pgnas.nn.channels.ops import ChannelOp, Value, first_input, rule, spread
 from pgnas.nn.macs import Conv, ConvTranspose
 
 if TYPE_CHECKING:
@@ -57,8 +57,12 @@ class Dense(ChannelOp):
     def _exchange(self, rows: Tensor, channels: int) -> Tensor:
         if self.groups == 1:
             return spread(rows, channels)
-        by_group = rows.reshape(self.groups, -1, rows.shape[1]).amax(1)
-        return by_group.repeat_interleave(channels // self.groups, 0)
+        return by_group(rows, self.groups, channels)
+
+
+def by_group(rows: Tensor, groups: int, channels: int) -> Tensor:
+    """The column-wise maximum of each group of rows, repeated for each of its share of ``channels``."""
+    return rows.reshape(groups, -1, rows.shape[1]).amax(1).repeat_interleave(channels // groups, 0)
 
 
 @rule(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -69,8 +73,6 @@ def convolution(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
     shape = graph.shape(node)
     if shape is None or len(shape) != layer.weight.ndim:
         return "its input has no batch axis"
-    if layer.groups > 1 and isinstance(layer, ConvTranspose):
-        return "grouped transposed convolution"
     source = first_input(node)
     if source is None or graph.value(source).axis != 1:
         return NOT_FOLLOWED
@@ -98,17 +100,6 @@ def _dense(node: fx.Node, source: fx.Node, graph: ChannelGraph, *, axis: int, ou
     return Dense(node.name, (source.name,), (graph.value(source),), made, module=str(node.target), groups=groups)
 
 
-@rule(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-def batch_norm(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
-    """BatchNorm: its statistics, scale and shift follow the channels (axis 1); so do activations built into it."""
-    layer, source = graph.layer(node), first_input(node)
-    if source is None or graph.value(source).axis != 1:
-        return NOT_FOLLOWED
-    if layer is not None and any(find_rule(node, child) is not channelwise_layer for child in layer.children()):
-        return f"no rule for a layer inside {type(layer).__name__}"
-    return graph.follow(node, module=str(node.target))
-
-
 @rule(nn.PReLU)
 def prelu(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
     """PReLU, with one slope or one a channel."""
@@ -122,7 +113,7 @@ def prelu(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
 @rule(
     nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid,
     nn.Tanh, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.Softsign, nn.Tanhshrink, nn.LogSigmoid,
-    nn.Threshold, nn.Hardshrink, nn.Softshrink,
+    nn.Threshold, nn.Hardshrink, nn.Softshrink, nn.RReLU,
     nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
 )  # fmt: skip
 def channelwise_layer(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
@@ -134,8 +125,11 @@ def channelwise_layer(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
     F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.sigmoid, F.tanh, F.hardswish,
     F.hardsigmoid, F.hardtanh, F.softplus, F.dropout, F.dropout2d, F.dropout3d,
     torch.relu, torch.sigmoid, torch.tanh, torch.abs, torch.exp, torch.sqrt, torch.square, torch.neg, torch.clamp,
-    operator.neg, operator.pow, torch.pow,
-    "relu", "sigmoid", "tanh", "abs", "exp", "sqrt", "square", "neg", "pow", "clamp", "contiguous", "clone", "detach",
+    torch.clamp_min, torch.clamp_max, torch.log, torch.rsqrt, torch.reciprocal, torch.erf, torch.sin, torch.cos,
+    F.logsigmoid, F.softsign, F.tanhshrink, F.hardshrink, F.softshrink, F.threshold, F.rrelu, F.alpha_dropout,
+    F.dropout1d, operator.neg, operator.pow, torch.pow,
+    "clamp_min", "clamp_max", "log", "rsqrt", "reciprocal", "erf", "sin", "cos",
+    "relu", "sigmoid", "tanh", "abs", "exp", "sqrt", "square", "neg", "pow", "clamp", "clone", "detach",
     "float", "half", "bfloat16", "double", "to", "type_as",
 )  # fmt: skip
 def channelwise_function(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:

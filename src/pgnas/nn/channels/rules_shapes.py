@@ -1,8 +1,7 @@
-"""Rules of operations that join values or move axes: concatenation, arithmetic, flattening, means, padding, sizes."""
+"""Rules of operations that join values or move axes: concatenation, arithmetic, means, padding, sizes."""
 
 from __future__ import annotations
 
-import math
 import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from pgnas.nn.channels.graph import ChannelGraph
-from pgnas.nn.channels.ops import UNTRACKED, ChannelOp, Follow, ReadShape, Value, any_row, first_input, rule
+from pgnas.nn.channels.ops import UNTRACKED, ChannelOp, Follow, Number, ReadShape, Value, any_row, first_input, rule
 
 if TYPE_CHECKING:
     from pgnas.nn.rebuild import Builder
@@ -72,38 +71,6 @@ class Elementwise(ChannelOp):
         return builder.without_zero_addend(self, reads) or builder.copy(self, reads)
 
 
-@dataclass(frozen=True)
-class Flatten(ChannelOp):
-    """(B, C, H, W) to (B, C*H*W): channel c becomes the block of features c*H*W ... (c+1)*H*W - 1."""
-
-    copies_arguments: ClassVar[bool] = False
-
-    @property
-    def factor(self) -> int:
-        """Features a channel."""
-        return self.value.channels // self.values[0].channels
-
-    def push(self, rows: list[Tensor]) -> Tensor:
-        """A channel's features depend on what it depends on."""
-        return rows[0].repeat_interleave(self.factor, 0)
-
-    def pull(self, rows: Tensor) -> list[Tensor]:
-        """A channel is read if any of its features is."""
-        return [rows.reshape(-1, self.factor, rows.shape[1]).amax(1)]
-
-    def widen(self, need: Tensor) -> Tensor:
-        """Whole blocks."""
-        return need.reshape(-1, self.factor).any(1).repeat_interleave(self.factor)
-
-    def source_runs(self) -> list[tuple[str, int]]:
-        """The input's channels, each as a block."""
-        return [(self.inputs[0], self.factor)]
-
-    def build(self, builder: Builder, kept: Tensor, reads: list[Tensor]) -> fx.Node:
-        """Flatten the kept channels."""
-        return builder.call(torch.flatten, builder.fetch(self.inputs[0], reads[0]), 1)
-
-
 @rule(torch.cat, torch.concat, torch.concatenate)
 def concatenate(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
     """torch.cat along the channel axis."""
@@ -117,7 +84,7 @@ def concatenate(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
     nodes: list[fx.Node] = [t for t in tensors if isinstance(t, fx.Node)]
     axis = dim % len(shape)
     if any(graph.value(n).axis != axis for n in nodes):
-        return "it joins values whose channels lie on another axis"
+        return _side_by_side(node, nodes, graph)
     names = tuple(dict.fromkeys(n.name for n in nodes))
     values = tuple(graph.value(name) for name in names)
     block = values[0].block if all(v.block == values[0].block for v in values) else 1
@@ -125,9 +92,36 @@ def concatenate(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
     return Concat(node.name, names, values, Value(axis, shape[axis], block), parts=parts)
 
 
+def _side_by_side(node: fx.Node, nodes: list[fx.Node], graph: ChannelGraph) -> ChannelOp | str:
+    """Values with the same channels, joined along another axis (but the batch) or along a new one."""
+    values = [graph.value(n) for n in nodes]
+    first, before, after = values[0], graph.shape(nodes[0]), graph.shape(node)
+    if before is None or after is None or first.axis is None or any(v != first for v in values):
+        return "it joins values whose channels lie on different axes"
+    new = [graph.is_batched(n) for n in nodes]
+    if not all(new) or not graph.is_batched(node) or after[0] != before[0]:
+        return "it joins batches"
+    dim: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
+    shifted = len(after) > len(before) and dim % len(after) <= first.axis
+    names = tuple(dict.fromkeys(n.name for n in nodes))
+    value = Value(first.axis + shifted, first.channels, first.block)
+    return Elementwise(node.name, names, tuple(graph.value(name) for name in names), value)
+
+
+@rule(torch.stack)
+def stack(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
+    """Values with the same channels along a new axis."""
+    tensors = node.args[0] if node.args else node.kwargs.get("tensors")
+    if not isinstance(tensors, list | tuple) or not all(isinstance(t, fx.Node) for t in tensors):
+        return "its operands could not be followed"
+    return _side_by_side(node, [t for t in tensors if isinstance(t, fx.Node)], graph)
+
+
 @rule(
     operator.add, operator.sub, operator.mul, operator.truediv, torch.add, torch.sub, torch.mul, torch.div,
-    torch.maximum, torch.minimum, "add", "sub", "mul", "div",
+    operator.mod, torch.maximum, torch.minimum, torch.addcmul, torch.lerp, torch.where, torch.true_divide,
+    torch.multiply, torch.subtract, torch.divide, "add", "sub", "mul", "div", "addcmul", "lerp", "where", "maximum",
+    "minimum", "true_divide", "multiply", "subtract", "divide", "masked_fill",
 )  # fmt: skip
 def arithmetic(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
     """Arithmetic with broadcasting, squeeze-and-excitation included."""
@@ -145,7 +139,7 @@ def arithmetic(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
     axis = axes.pop()
     for operand in operands:
         own = axis - (len(shape) - len(graph.shape(operand) or ()))
-        if graph.value(operand).axis is None:
+        if graph.value(operand).axis is None and own >= 0:
             graph.track_attribute(operand, own)
         value = graph.value(operand)
         size = (graph.shape(operand) or ())[own] if own >= 0 else 1
@@ -157,36 +151,64 @@ def arithmetic(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
     return Elementwise(node.name, names, values, Value(axis, shape[axis], block))
 
 
-@rule(torch.flatten, nn.Flatten, "flatten", "view", "reshape", torch.reshape)
-def flatten(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
-    """Flattening of everything but the batch, however it is written."""
-    source = first_input(node)
-    if source is None:
-        return "its input is not a value of the graph"
-    before, after, value = graph.shape(source), graph.shape(node), graph.value(source)
-    if before is None or after is None or value.axis != 1:
-        return "its input's channels could not be followed"
-    if after != (before[0], math.prod(before[1:])):
-        return f"it reshapes {before} to {after}"
-    factor = math.prod(before[2:])
-    return Flatten(node.name, (source.name,), (value,), Value(1, after[1], value.block * factor))
-
-
-@rule(torch.mean, torch.sum, torch.amax, torch.amin, "mean", "sum", "amax", "amin")
+@rule(
+    torch.mean, torch.sum, torch.amax, torch.amin, torch.var, torch.std, torch.logsumexp, torch.prod,
+    "mean", "sum", "amax", "amin", "var", "std", "logsumexp", "prod",
+)  # fmt: skip
 def reduction(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
     """Means and the like over axes other than the channels'."""
+    return _reduce(node, graph, node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis")))
+
+
+@rule(torch.norm, torch.functional.norm, "norm")
+def norm(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
+    """Norms over axes other than the channels'."""
+    return _reduce(node, graph, node.args[2] if len(node.args) > 2 else node.kwargs.get("dim"))
+
+
+def _reduce(node: fx.Node, graph: ChannelGraph, dims: Any) -> ChannelOp | str:
     source = first_input(node)
-    dims: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    if source is None or dims is None or isinstance(dims, fx.Node):
+    listed = list(dims) if isinstance(dims, list | tuple) else [dims]
+    if source is None or not all(isinstance(d, int) for d in listed):
         return "it reduces over all axes"
     before, after, value = graph.shape(source), graph.shape(node), graph.value(source)
     if before is None or after is None or value.axis is None:
         return "its input's channels could not be followed"
-    reduced = {d % len(before) for d in (dims if isinstance(dims, list | tuple) else [dims])}
+    reduced = {d % len(before) for d in listed}
     if value.axis in reduced or 0 in reduced:
-        return "it reduces over the channels"
+        return "it reduces over the channels" if value.axis in reduced else "it reduces over the batch"
     axis = value.axis - (0 if len(after) == len(before) else sum(d < value.axis for d in reduced))
     return Follow(node.name, (source.name,), (value,), Value(axis, value.channels, value.block))
+
+
+@rule(nn.Softmax, nn.LogSoftmax, F.softmax, F.log_softmax, torch.softmax, F.normalize, "softmax", "log_softmax")
+def along_an_axis(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
+    """Softmax and normalisation along an axis other than the channels'."""
+    return _along(
+        node, graph, 2 if node.target is F.normalize else 1, {"dim": 1 if node.target is F.normalize else None}
+    )
+
+
+@rule(torch.roll, torch.flip, torch.cumsum, "roll", "flip", "cumsum")
+def shift(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
+    """Shifts and sums along axes other than the channels'."""
+    return _along(node, graph, 2 if node.target in (torch.roll, "roll") else 1, {"dim": None, "dims": None})
+
+
+def _along(node: fx.Node, graph: ChannelGraph, position: int, names: dict[str, int | None]) -> ChannelOp | str:
+    """Channel by channel, if the axes that a node works along (an argument) are neither the channels' nor the batch."""
+    source, layer = first_input(node), graph.layer(node)
+    found: Any = node.args[position] if len(node.args) > position else None
+    for name, default in names.items():
+        if found is None:
+            found = node.kwargs.get(name, getattr(layer, name, default))
+    axes = list(found) if isinstance(found, list | tuple) else [found]
+    shape = None if source is None else graph.shape(source)
+    if source is None or shape is None or not all(isinstance(axis, int) for axis in axes):
+        return "the axes that it works along are not known"
+    if any(axis % len(shape) in (0, graph.value(source).axis) for axis in axes):
+        return "it works along the channels or the batch"
+    return graph.follow(node)
 
 
 @rule(F.pad)
@@ -201,34 +223,45 @@ def pad(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
     return graph.follow(node)
 
 
-@rule(getattr, "size")
-def read_shape(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
-    """Sizes, dtype and device of a value."""
+@rule("size")
+def read_size(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
+    """One size of a value."""
+    source, axis = first_input(node), node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    shape = None if source is None else graph.shape(source)
+    if source is None or shape is None or not isinstance(axis, int):
+        return read_attribute(node, graph)
+    value = graph.value(source)
+    if value.axis is None:
+        return ""
+    if axis % len(shape) == value.axis and value.axis > 0:
+        return Number(node.name, (), (), UNTRACKED, number=shape[value.axis])
+    return ReadShape(node.name, (source.name,), (value,), UNTRACKED)
+
+
+@rule(getattr)
+def read_attribute(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
+    """Shape, dtype and device of a value; the numbers of a shape were made sizes of their own before."""
     source = first_input(node)
     axis, shape = (None, None) if source is None else (graph.value(source).axis, graph.shape(source))
-    if source is None or shape is None:
+    if source is None or shape is None or axis is None:
         return ""
-    what: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", "shape")
-    if axis is None:
-        return ""
-    indices = [_index_of(user) for user in node.users] if what == "shape" else [what]
-    if any(_touches(index, axis, len(shape)) for index in indices):
+    if any(_touches(index, axis, len(shape)) for index in _uses(node)):
         return "its number of channels is read"
     return ReadShape(node.name, (source.name,), (graph.value(source),), UNTRACKED)
 
 
-def _index_of(user: fx.Node) -> Any:
-    """The index by which a user picks one number of a shape."""
-    return user.args[1] if user.target is operator.getitem and len(user.args) > 1 else None
+def _uses(node: fx.Node) -> list[Any]:
+    """What is made of an attribute: slices of a shape, the whole of it (None), or nothing that counts."""
+    if len(node.args) > 1 and node.args[1] != "shape":
+        return [node.args[1]]
+    return [user.args[1] if user.target is operator.getitem and len(user.args) > 1 else None for user in node.users]
 
 
 def _touches(index: Any, axis: int, dimensions: int) -> bool:
     """Whether ``shape[index]`` may contain the size of ``axis``."""
     if index in ("device", "dtype"):
         return False
-    bounds = (index.start, index.stop, index.step) if isinstance(index, slice) else (index,)
+    bounds = (index.start, index.stop, index.step) if isinstance(index, slice) else (None,)
     if not all(bound is None or isinstance(bound, int) for bound in bounds):
         return True
-    if isinstance(index, slice):
-        return axis in range(*index.indices(dimensions))
-    return index is None or index % dimensions == axis
+    return not isinstance(index, slice) or axis in range(*index.indices(dimensions))

@@ -1,0 +1,179 @@
+"""Rules of pure data movement: flattening, views, reshapes, transpositions, channel shuffles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
+
+from pgnas.nn.channels.graph import ChannelGraph
+from pgnas.nn.channels.movement import Movement
+from pgnas.nn.channels.ops import ChannelOp, Follow, Value, first_input, rule
+
+if TYPE_CHECKING:
+    from pgnas.nn.rebuild import Builder
+
+_PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)  # sizes that tell the axes of a probe apart
+
+
+@dataclass(frozen=True)
+class Moved(ChannelOp):
+    """Numbers at other places: positions of the channel axis hold numbers of certain channels of the input.
+
+    A position may hold several channels (the parts of a radix), and a channel lie at several (the pixels of a
+    flattened map).
+
+    Attributes:
+        movement: From the input to here.
+        positions: Positions of the channel axis, ascending, each as often as it holds channels, shape (P,).
+        channels: The input's channel at each of them, shape (P,).
+        held: The positions in the order of the input's channels, shape (P,).
+    """
+
+    copies_arguments: ClassVar[bool] = False
+    movement: Movement
+    positions: Tensor = field(repr=False)
+    channels: Tensor = field(repr=False)
+    held: Tensor = field(repr=False)
+
+    def push(self, rows: list[Tensor]) -> Tensor:
+        """A position depends on what its channels depend on."""
+        return _gather(rows[0][self.channels], self.value.channels)
+
+    def pull(self, rows: Tensor) -> list[Tensor]:
+        """A channel is read if a position that holds it is."""
+        return [_gather(rows[self.held], self.values[0].channels)]
+
+    def widen(self, need: Tensor) -> Tensor:
+        """All positions that share a channel with a needed one: what is left must still be a box."""
+        rows = need[:, None].long()
+        return self.push(self.pull(rows))[:, 0] > 0
+
+    def source_runs(self) -> list[tuple[str, int]] | None:
+        """The input's channels, each as a block, if they are in order."""
+        factor = self.value.channels // self.values[0].channels
+        blocks = torch.arange(self.values[0].channels).repeat_interleave(factor)
+        return [(self.inputs[0], factor)] if torch.equal(self.channels, blocks) else None
+
+    def build(self, builder: Builder, kept: Tensor, reads: list[Tensor]) -> fx.Node:
+        """Select the channels in their new order, then move what is left."""
+        axis = self.value.axis
+        assert axis is not None
+        order = self.channels[kept[self.positions]]
+        apart = len(self.movement.channel_axes) == 1
+        order = torch.tensor(list(dict.fromkeys(order.tolist()))) if apart else reads[0].nonzero()[:, 0]
+        others = math.prod(atom.size for atom in self.movement.channel_atoms if atom not in self.movement.after[axis])
+        moved = self.movement.merged(axis, len(order) // others)
+        assert moved is not None
+        return builder.rearrange(builder.fetch_in_order(self.inputs[0], order), moved.fused())
+
+
+def _gather(rows: Tensor, size: int) -> Tensor:
+    """The maximum of each of ``size`` equally long runs of rows."""
+    return rows if len(rows) == size else rows.reshape(size, -1, rows.shape[1]).amax(1)
+
+
+@rule(
+    torch.flatten, nn.Flatten, nn.Unflatten, torch.reshape, torch.unflatten, torch.squeeze, torch.unsqueeze,
+    "flatten", "view", "reshape", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as",
+)  # fmt: skip
+def reshape(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
+    """Reshapes, however they are written."""
+    after = graph.shape(node)
+    return _move(node, graph, lambda movement: movement.reshaped(after or ()))
+
+
+@rule(
+    torch.permute, torch.transpose, torch.movedim, torch.moveaxis, torch.swapaxes, torch.swapdims, torch.t,
+    "permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims", "t",
+)  # fmt: skip
+def permute(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
+    """Axes in another order."""
+    order = _order(node, len(graph.shape(node) or ()))
+    if order is None:
+        return "the order of its axes depends on a size"
+    source = first_input(node)
+    found = _move(node, graph, lambda movement: movement.permuted(order))
+    direct = isinstance(found, Moved) and source is not None and found.inputs == (source.name,)
+    if not direct or not graph.movements[node.name].keeps_channels_apart:
+        return found
+    assert isinstance(found, Moved)
+    return Follow(found.name, found.inputs, found.values, found.value)
+
+
+@rule("contiguous")
+def contiguous(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
+    """Nothing happens to a value, whose channels may lie on several axes."""
+    source = first_input(node)
+    if source is not None and source.name in graph.movements:
+        return _move(node, graph, lambda movement: movement)
+    return graph.follow(node)
+
+
+def _order(node: fx.Node, dimensions: int) -> list[int] | None:
+    """The order of axes, found by moving a probe whose axes differ in size."""
+    if any(n is not first_input(node) for n in node.all_input_nodes):
+        return None
+    probe = torch.empty(_PRIMES[:dimensions], device="meta")
+    args, kwargs = map_arg((node.args, node.kwargs), lambda _: probe)
+    function: Any = getattr(torch.Tensor, str(node.target)) if node.op == "call_method" else node.target
+    return [_PRIMES.index(size) for size in function(*args, **kwargs).shape]
+
+
+def _move(node: fx.Node, graph: ChannelGraph, move: Callable[[Movement], Movement | None]) -> ChannelOp | str:
+    """The rule of a node that does ``move`` to its first input."""
+    source = first_input(node)
+    before, after = (None if source is None else graph.shape(source)), graph.shape(node)
+    if source is None or before is None or after is None:
+        return "its input is not a value of the graph"
+    start = graph.movements.get(source.name)
+    if start is None or start.keeps_channels_apart:
+        axis = graph.value(source).axis
+        if axis is None:
+            return "its input's channels could not be followed"
+        start = Movement.start(source.name, axis, before, is_batched=graph.is_batched(source))
+    moved = move(start)
+    refusal = _refusal(graph, node, moved)
+    if moved is None or refusal:
+        return f"it turns {_shape(before)} into {_shape(after)}: {refusal}"
+    graph.movements[node.name] = moved
+    axis = moved.channel_axes[0]
+    positions, channels = moved.pairs(axis)
+    root = graph.value(moved.root)
+    value = Value(axis, after[axis], _block(moved, axis, root))
+    held = positions[channels.argsort(stable=True)]
+    return Moved(
+        node.name, (moved.root,), (root,), value, movement=moved, positions=positions, channels=channels, held=held
+    )
+
+
+def _refusal(graph: ChannelGraph, node: fx.Node, moved: Movement | None) -> str:
+    if moved is None:
+        return "its axes do not nest"
+    batch = [atom for atom in moved.before[0] if atom.is_batch]
+    if batch and (moved.after[0][:1] != (batch[0],) or not graph.is_batched(node)):
+        return "the batch is no longer the first axis"
+    axis = moved.channel_axes[0]
+    if batch and axis == 0:
+        return "channels become part of the batch"
+    if moved.merged(axis, 1) is None:
+        return "channels are interleaved with other axes"
+    return ""
+
+
+def _block(moved: Movement, axis: int, root: Value) -> int:
+    """Consecutive positions that stem from one channel."""
+    count = len(moved.channel_atoms)
+    if moved.after[axis][:count] != moved.channel_atoms:
+        return 1
+    return root.block * math.prod(atom.size for atom in moved.after[axis][count:])
+
+
+def _shape(shape: Sequence[Any]) -> str:
+    """A shape without the batch, which is only the example's."""
+    return f"(B, {', '.join(map(str, shape[1:]))})"
