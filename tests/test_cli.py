@@ -91,6 +91,20 @@ def test_baselines_with_commas_or_repeated(stages: Stages, words: list[str]) -> 
     assert stages.asked[0][0].baseline == ("full", "uniform")
 
 
+def test_lists_and_switches_reach_their_settings(stages: Stages) -> None:
+    words = ["--schedule", "multistep", "--milestones", "30,60.5", "--milestones", "70", "--gate-inputs"]
+    assert main([*NEEDED, *words, "--exclude", "classifier,stem*"]) == 0
+    config = stages.asked[0][0]
+    assert config.milestones == (30.0, 60.5, 70.0)
+    assert config.exclude == ("classifier", "stem*")
+    assert config.gate_inputs
+
+
+def test_milestones_that_are_no_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*NEEDED, "--schedule", "multistep", "--milestones", "soon"]) == 2
+    assert "must be numbers" in capsys.readouterr().err
+
+
 def test_every_flag_reaches_its_setting(stages: Stages) -> None:
     values = {
         "max_macs": "40%",

@@ -29,6 +29,9 @@ configs = st.builds(
     decide_at=st.none() | st.sampled_from(["never", "25%"]),
     temperature=st.none() | st.floats(0.01, 10),
     baseline=st.lists(st.sampled_from(["full", "uniform"]), unique=True).map(tuple),
+    exclude=st.lists(st.text(min_size=1)).map(tuple),
+    gate_inputs=st.booleans(),
+    warmup=st.none() | st.floats(0, 100),
     seed=st.integers(0, 2**32 - 1),
 )
 
@@ -80,6 +83,11 @@ def test_other_amounts_are_refused(text: str) -> None:
         ("prior", "gibbs"),  # without a cap
         ("decide_at", "100%"),
         ("decide_at", "5"),
+        ("schedule", "step"),
+        ("milestones", (3.0,)),  # without --schedule multistep
+        ("lr_floor", 0.2),
+        ("data_size", 0.0),
+        ("restart_growth", 0.5),
     ],
 )
 def test_an_error_names_the_flag_and_the_remedy(setting: str, value: object) -> None:
@@ -93,6 +101,19 @@ def test_a_cap_chooses_the_prior_and_the_decision() -> None:
     free, capped = RunConfig(**NEEDED), RunConfig(**NEEDED, max_macs="40%")
     assert (free.prior_name, free.decision_share()) == ("paper", None)
     assert (capped.prior_name, capped.decision_share()) == ("gibbs", 0.25)
+
+
+@pytest.mark.parametrize("milestones", [(), (0.0, 3.0), (3.0, 3.0), (4.0, 3.0), (math.nan,)])
+def test_milestones_must_grow(milestones: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match="--milestones"):
+        RunConfig(**NEEDED, schedule="multistep", milestones=milestones)
+
+
+def test_whole_numbers_in_a_toml_list_become_numbers() -> None:
+    text = 'schedule = "multistep"\nmilestones = [30, 60.5]\ngate_inputs = true'
+    config = make_config(NEEDED, parse_settings(text, subject="config.toml"))
+    assert (config.milestones, config.gate_inputs) == ((30.0, 60.5), True)
+    assert all(type(value) is float for value in config.milestones)
 
 
 def test_settings_cannot_be_changed() -> None:
@@ -114,6 +135,8 @@ def test_settings_cannot_be_changed() -> None:
         ("baseline = ['half']", "baseline must be a list"),
         ("epoch = 3", "did you mean epochs?"),
         ("max-macs = '40%'", "did you mean max_macs?"),
+        ("gate_inputs = 1", "gate_inputs must be true or false"),
+        ("milestones = ['a']", "milestones must be a list, each a number"),
         ("xyz = 1", "the settings are model, data, out"),
         ("[run]\nepochs = 3", "known settings only"),
     ],

@@ -19,6 +19,7 @@ Selections = Literal["auto", "on", "measured", "off"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Baseline = Literal["full", "uniform"]
+ScheduleName = Literal["cosine", "multistep", "sgdr"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +36,25 @@ class RunConfig:
         weights: A ``.safetensors`` file of starting weights for the full network.
         epochs: Epochs in all, supernet and found network together; ``None``: 20, more for small data sets.
         batch_size: Images a step.
-        lr: Peak learning rate of the weights (SGD, Nesterov momentum 0.9, cosine after warm-up).
+        lr: Peak learning rate of the weights (SGD, Nesterov momentum 0.9).
+        schedule: The learning rate over the run: ``cosine``; ``multistep``: a tenth from every milestone on; ``sgdr``:
+            cosines that restart.
+        warmup: Epochs of linear warm-up; ``None``: a twentieth of a ``cosine`` run, else 0.
+        lr_floor: Learning rate at the end of a cosine.
+        milestones: Epochs after which ``multistep`` divides the learning rate by 10; need not be whole.
+        restart_epochs: Epochs of the first cosine of ``sgdr``; need not be whole.
+        restart_growth: Each later cosine of ``sgdr`` is this many times as long.
         weight_decay: L2 decay of the weights; ``None``: 0 with the paper prior (its KL replaces it), else 5e-4.
         image_size: Side in pixels to which images are resized; ``None``: as they are, 224 for a folder of mixed sizes.
         augment: Random crop, flip and cutout of the training images; ``auto``: by data set.
+        cutout: Side in pixels of the square hole in training images; ``None``: what ``augment`` says.
         granularity: One logit a channel, one a group (the paper's), or a channel's and its group's together.
+        exclude: Shell-style patterns of layers that stay ungated, such as ``"classifier"``.
+        gate_inputs: Also gate the layers that read the images themselves.
+        auxiliary_weight: Weight of the loss of a network's auxiliary heads in training.
         prior: ``None``: ``gibbs`` with a cap, ``paper`` without one.
         length_scale_sq: l^2 of the paper prior (Eq. 15).
+        data_size: N of the ELBO; ``None``: the training images, ten times as many if they are augmented.
         prior_drop: u of the Bernoulli prior, in (0, 1).
         max_macs: Cap on the multiply-adds of the found network.
         max_params: Cap on its parameters.
@@ -75,12 +88,23 @@ class RunConfig:
     epochs: int | None = None
     batch_size: int = 128
     lr: float = 0.1
+    schedule: ScheduleName = "cosine"
+    warmup: float | None = None
+    lr_floor: float = 0.0
+    milestones: tuple[float, ...] = ()
+    restart_epochs: float = 10.0
+    restart_growth: float = 2.0
     weight_decay: float | None = None
     image_size: int | None = None
     augment: Switch = "auto"
+    cutout: int | None = None
     granularity: Granularity = "channel"
+    exclude: tuple[str, ...] = ()
+    gate_inputs: bool = False
+    auxiliary_weight: float = 0.4
     prior: PriorName | None = None
     length_scale_sq: float = 50.0
+    data_size: float | None = None
     prior_drop: float = 0.5
     max_macs: str | None = None
     max_params: str | None = None
@@ -105,6 +129,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         _check_numbers(self)
         _check_choices(self)
+        _check_schedule(self)
         if self.max_macs is not None:
             Amount.parse(self.max_macs, subject="--max-macs")
         if self.max_params is not None:
@@ -157,8 +182,15 @@ _BOUNDS: dict[str, tuple[float, float, bool]] = {  # field: (low, high, low is a
     "epochs": (1, 1_000_000, True),
     "batch_size": (2, 1_000_000, True),
     "lr": (0, 1_000, False),
+    "warmup": (0, 1_000_000, True),
+    "lr_floor": (0, 1_000, True),
+    "restart_epochs": (0, 1_000_000, False),
+    "restart_growth": (1, 1_000, True),
     "weight_decay": (0, 1_000, True),
     "image_size": (1, 8_192, True),
+    "cutout": (0, 8_192, True),
+    "auxiliary_weight": (0, 1_000, True),
+    "data_size": (0, 1e18, False),
     "length_scale_sq": (0, 1e12, False),
     "prior_drop": (0, 1, False),
     "latency_batch": (1, 1_000_000, True),
@@ -191,6 +223,7 @@ def _check_numbers(config: RunConfig) -> None:
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "granularity": ("channel", "group", "product"),
+    "schedule": ("cosine", "multistep", "sgdr"),
     "prior": ("gibbs", "bernoulli", "paper"),
     "augment": ("auto", "on", "off"),
     "recalibrate": ("auto", "on", "off"),
@@ -216,6 +249,19 @@ def _check_choices(config: RunConfig) -> None:
         raise ConfigError(
             "--baseline", "must be of full, uniform", value=repr(unknown[0]), remedy="choose one of these"
         )
+
+
+def _check_schedule(config: RunConfig) -> None:
+    if config.lr_floor > config.lr:
+        raise ConfigError("--lr-floor", f"must be at most --lr {config.lr:g}", value=config.lr_floor, remedy="lower it")
+    milestones = config.milestones
+    if bool(milestones) != (config.schedule == "multistep"):
+        value = f"--schedule {config.schedule} with {'some' if milestones else 'none'}"
+        remedy = "drop them" if milestones else "add for example --milestones 30,60"
+        raise ConfigError("--milestones", "belong to --schedule multistep", value=value, remedy=remedy)
+    if any(not low < high for low, high in zip((0.0, *milestones), milestones, strict=False)):
+        shown = ",".join(f"{milestone:g}" for milestone in milestones)
+        raise ConfigError("--milestones", "must grow, from above 0", value=shown, remedy="write for example 30,60")
 
 
 def field_names() -> tuple[str, ...]:

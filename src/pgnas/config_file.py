@@ -20,7 +20,7 @@ from pgnas.errors import ConfigError
 
 _HINTS = {name: hint for name, hint in typing.get_type_hints(RunConfig).items() if name in field_names()}
 _REQUIRED = tuple(field.name for field in dataclasses.fields(RunConfig) if field.default is dataclasses.MISSING)
-_PLAIN_TYPES: dict[object, str] = {str: "a string", int: "a whole number", float: "a number"}
+_PLAIN_TYPES: dict[object, str] = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def read_settings(path: Path) -> dict[str, object]:
@@ -104,9 +104,8 @@ def _as_kind(value: object, kind: object) -> object | None:
         return value if value in typing.get_args(kind) else None
     if origin is tuple:
         member = typing.get_args(kind)[0]
-        if isinstance(value, list) and all(_as_kind(item, member) is not None for item in value):
-            return tuple(value)
-        return None
+        items = [_as_kind(item, member) for item in value] if isinstance(value, list) else [None]
+        return None if any(item is None for item in items) else tuple(items)
     if kind is float and type(value) is int:  # 1 for 1.0; True is an int only to isinstance
         return float(value)
     return value if type(value) is kind else None

@@ -69,8 +69,9 @@ def _converter(hint: object) -> Any:
     members = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if int in members:
         return whole_number
-    if any(typing.get_origin(member) is tuple for member in members):
-        return _comma_separated
+    for member in members:
+        if typing.get_origin(member) is tuple:
+            return _numbers if float in typing.get_args(member) else _comma_separated
     return None
 
 
@@ -87,6 +88,15 @@ def _comma_separated(_: object, tokens: Sequence[Token]) -> tuple[str, ...]:
     """``--baseline full,uniform`` or ``--baseline full --baseline uniform``; RunConfig checks the names."""
     parts = (part.strip() for token in tokens for part in token.value.split(","))
     return tuple(dict.fromkeys(part for part in parts if part))
+
+
+def _numbers(_: object, tokens: Sequence[Token]) -> tuple[float, ...]:
+    """``--milestones 30,60`` or ``--milestones 30 --milestones 60``."""
+    parts = [part.strip() for token in tokens for part in token.value.split(",")]
+    try:
+        return tuple(float(part) for part in parts if part)
+    except ValueError:
+        raise ValueError(f"must be numbers with commas between them, got {','.join(parts)!r}") from None
 
 
 def flag_names() -> Mapping[str, str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from pgnas.data.augmentation import Augmentation
 from pgnas.data.dataset import DataSet
+from pgnas.data.pipelines import ResizedCrop
 from pgnas.data.sources import Augment, RawData, require_two_classes
 from pgnas.data.specs import resolve
-from pgnas.data.splits import Examples, fingerprint_of
+from pgnas.data.splits import AnyAugmentation, Examples, fingerprint_of
 from pgnas.data.splitting import TEST_SHARE, halves, split_indices
 from pgnas.errors import DataError
 
@@ -16,7 +18,14 @@ _LARGEST_SIDE = 8192
 _SMALLEST_CROPPED = 4  # pixels; below, a crop could lose what the image shows
 
 
-def load_data(spec: str, *, image_size: int | None = None, data_seed: int = 0, augment: Augment = "auto") -> DataSet:
+def load_data(
+    spec: str,
+    *,
+    image_size: int | None = None,
+    data_seed: int = 0,
+    augment: Augment = "auto",
+    cutout: int | None = None,
+) -> DataSet:
     """Read a data set and split it into train, select, estimate and test.
 
         data = load_data("digits")
@@ -37,6 +46,7 @@ def load_data(spec: str, *, image_size: int | None = None, data_seed: int = 0, a
         augment: ``"auto"``: a random crop (padding: an eighth of the side) everywhere and a flip where it keeps the
             class: not for digits, nor for a ``.npz`` of other than three channels. ``"on"``: these, a flip unless it
             is known to be wrong (digits), and a cutout of half the side (16 at 32x32, the paper's). ``"off"``: none.
+        cutout: Side in pixels of the hole in training images; 0: none; ``None``: as ``augment`` says.
 
     Raises:
         DataError: The data cannot be found, read, split or held in memory.
@@ -60,7 +70,7 @@ def load_data(spec: str, *, image_size: int | None = None, data_seed: int = 0, a
         estimate=estimate.read_often(),
         test=test,
         preprocessing=train.measured(),
-        augmentation=augmentation(augment),
+        augmentation=_with_cutout(spec, augmentation(augment), cutout),
         notes=tuple(notes),
         fingerprint=fingerprint_of(raw.class_names, (train, select, estimate, test)),
     )
@@ -83,6 +93,19 @@ def _augmentation(size: tuple[int, ...], flip: bool | None, augment: Augment) ->
     if augment == "auto":
         return Augmentation(crop=crop, flip=flip is True)
     return Augmentation(crop=crop, flip=flip is not False, cutout=side // 2)
+
+
+def _with_cutout(spec: str, augmentation: AnyAugmentation, cutout: int | None) -> AnyAugmentation:
+    if cutout is None:
+        return augmentation
+    remedy = "leave --cutout out"
+    if isinstance(augmentation, ResizedCrop) and augmentation.off:
+        raise DataError("--cutout", "needs --augment auto or on for images read from disk", value="off", remedy=remedy)
+    if isinstance(augmentation, Augmentation | ResizedCrop):
+        return replace(augmentation, cutout=cutout)
+    if cutout:
+        raise DataError("--cutout", "is for images", value=f"the volumes of {spec}", remedy=remedy)
+    return augmentation
 
 
 def _check_classes(spec: str, raw: RawData) -> None:

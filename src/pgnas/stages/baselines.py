@@ -12,7 +12,6 @@ from pgnas.seeds import derive_seed
 from pgnas.stages.context import Context
 from pgnas.stages.phases import NetworkPhase
 from pgnas.stages.recipe import CALIBRATION_BATCHES
-from pgnas.stages.schedule import cosine_schedule
 from pgnas.stages.store import FolderStore
 from pgnas.supernets import build_model, uniform_width
 
@@ -75,7 +74,7 @@ def _train(run: Context, name: str) -> dict[str, Any]:
         network,
         name=f"baseline-{name}",
         engine=run.engine,
-        schedule=cosine_schedule(run.config.lr, epochs * run.steps_an_epoch),
+        schedule=run.recipe.stretched_schedule(epochs),
         loss=run.recipe.loss,
         weight_decay=run.recipe.found_weight_decay,
         compiled=run.compile_choice(f"baseline-{name}", run.recipe.planned_macs(counts, epochs)),

@@ -25,7 +25,7 @@ from pgnas.run_folder.tensors import load_tensors
 from pgnas.seeds import derive_seed
 from pgnas.stages.candidates import Caps
 from pgnas.stages.engine import Engine, make_engine, worth_compiling
-from pgnas.stages.recipe import AUGMENTATION_FACTOR, Recipe, calibration_batches, prior_of
+from pgnas.stages.recipe import AUGMENTATION_FACTOR, Recipe, auxiliary_loss, calibration_batches, prior_of
 from pgnas.stages.timings import FolderTimings, Timings
 from pgnas.stages.training import Phase, Score, Store, accuracy, run_epochs
 from pgnas.supernets import BuiltModel, build_model, load_state, load_weights
@@ -75,6 +75,7 @@ class Context:
             image_size=self.config.image_size,
             data_seed=self.config.data_seed,
             augment=self.config.augment,
+            cutout=self.config.cutout,
         )
         self._note_once("data", data.fingerprint)
         for note in data.notes:
@@ -130,6 +131,8 @@ class Context:
             self.config.granularity,
             initial_drop=self.config.initial_drop or (0.1 if paper else 0.02),
             temperature=self.config.temperature or (0.2 if paper else 0.5),
+            exclude=self.config.exclude,
+            gate_inputs=self.config.gate_inputs,
         )
         self.engine.place(made)
         if self.config.max_latency is not None:
@@ -148,13 +151,14 @@ class Context:
         return Recipe(
             self.config,
             self.engine,
-            F.cross_entropy,
+            auxiliary_loss(F.cross_entropy, self.config.auxiliary_weight),
             accuracy,
             self.full,
             self.epochs,
             self.steps_an_epoch,
             self.steps_an_epoch * min(self.config.batch_size, images),
-            float(images if self.data.augmentation.is_identity else AUGMENTATION_FACTOR * images),
+            self.config.data_size
+            or float(images if self.data.augmentation.is_identity else AUGMENTATION_FACTOR * images),
             prior_of(self.config),
             self.timings,
             None if self.config.max_latency is None else self.supernet.measured().network,

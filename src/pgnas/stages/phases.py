@@ -13,7 +13,7 @@ from pgnas.bayes import CapController, KLContext, Prior, elbo, ramp
 from pgnas.nn import Supernet
 from pgnas.nn.cost import CostName
 from pgnas.stages.engine import CompiledForward, Engine, parameter_groups
-from pgnas.stages.schedule import CosineSchedule
+from pgnas.stages.schedule import Schedule
 from pgnas.stages.training import Loss, Phase
 
 LOGIT_BOUND = 8.0
@@ -78,7 +78,7 @@ class PosteriorPhase(Phase):
         settings: PosteriorSettings,
         *,
         engine: Engine,
-        schedule: CosineSchedule,
+        schedule: Schedule,
         loss: Loss,
         compiled: bool = False,
     ) -> None:
@@ -175,7 +175,7 @@ class NetworkPhase(Phase):
         *,
         name: str,
         engine: Engine,
-        schedule: CosineSchedule,
+        schedule: Schedule,
         loss: Loss,
         weight_decay: float,
         momentum: float = 0.9,
@@ -198,7 +198,7 @@ class NetworkPhase(Phase):
 
 
 def _nesterov(
-    parameters: list[nn.Parameter], schedule: CosineSchedule, weight_decay: float, momentum: float
+    parameters: list[nn.Parameter], schedule: Schedule, weight_decay: float, momentum: float
 ) -> torch.optim.SGD:
     groups = parameter_groups(parameters, weight_decay)
     return torch.optim.SGD(groups, lr=schedule.peak, momentum=momentum, nesterov=momentum > 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from pgnas.seeds import derive_seed
 from pgnas.stages.candidates import Candidate, Caps, draw
 from pgnas.stages.engine import Engine
 from pgnas.stages.phases import NetworkPhase, PosteriorPhase, PosteriorSettings
-from pgnas.stages.schedule import CosineSchedule, cosine_schedule
+from pgnas.stages.schedule import CosineSchedule, MultistepSchedule, Schedule, WarmRestarts, cosine_schedule
 from pgnas.stages.timings import Timings
 from pgnas.stages.training import Loader, Loss, Metric, Score, evaluate, recalibrate
 
@@ -85,9 +85,13 @@ class Recipe:
         return self.epochs if share is None else min(self.epochs, max(1, round(share * self.epochs)))
 
     @property
-    def schedule(self) -> CosineSchedule:
+    def schedule(self) -> Schedule:
         """The learning rate over the whole run."""
-        return cosine_schedule(self.config.lr, self.epochs * self.steps_an_epoch)
+        return self.stretched_schedule(self.epochs)
+
+    def stretched_schedule(self, epochs: int) -> Schedule:
+        """The run's learning rate for a training of another length, warm-up, milestones and restarts in proportion."""
+        return schedule_of(self.config, epochs * self.steps_an_epoch, epochs * self.steps_an_epoch / self.epochs)
 
     @property
     def weight_decay(self) -> float:
@@ -177,6 +181,43 @@ class Recipe:
 def calibration_batches(loader: Loader) -> list[Any]:
     """The first few training batches, for BatchNorm statistics."""
     return [batch for batch, _ in zip(loader, range(CALIBRATION_BATCHES), strict=False)]
+
+
+def auxiliary_loss(loss: Loss, weight: float) -> Loss:
+    """The loss of a network that may have auxiliary heads: loss(main) + weight * sum of loss(auxiliary).
+
+    The outputs are a tensor, or a tuple whose first is the main one; ``None`` stands for a head that is off.
+    """
+
+    def total(outputs: Any, targets: Any) -> Tensor:
+        main, *others = outputs if isinstance(outputs, tuple) else (outputs,)
+        value = loss(main, targets)
+        for other in others:
+            if other is not None:
+                value = value + weight * loss(other, targets)
+        return value
+
+    return total
+
+
+def schedule_of(config: RunConfig, steps: int, steps_an_epoch: float) -> Schedule:
+    """The learning rate that a run's settings name.
+
+    Args:
+        config: The settings.
+        steps: Optimiser steps in all.
+        steps_an_epoch: Steps of what the settings call an epoch.
+    """
+    if config.schedule == "cosine" and config.warmup is None:
+        return replace(cosine_schedule(config.lr, steps), floor=config.lr_floor)
+    warmup = round((config.warmup or 0.0) * steps_an_epoch)
+    if config.schedule == "cosine":
+        return CosineSchedule(config.lr, steps, warmup, floor=config.lr_floor)
+    if config.schedule == "multistep":
+        milestones = tuple(milestone * steps_an_epoch for milestone in config.milestones)
+        return MultistepSchedule(config.lr, steps, warmup, milestones)
+    first = max(1.0, config.restart_epochs * steps_an_epoch)
+    return WarmRestarts(config.lr, steps, warmup, first, config.restart_growth, config.lr_floor)
 
 
 def caps_of(config: RunConfig, full: Mapping[CostName, float]) -> Caps:

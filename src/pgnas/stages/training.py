@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from pgnas.errors import DivergedError
 from pgnas.progress import Progress
 from pgnas.stages.engine import Engine, own_randomness, seed_step
-from pgnas.stages.schedule import CosineSchedule
+from pgnas.stages.schedule import Schedule
+from pgnas.supernets import ramp_drop_path
 
 Loss = Callable[[Any, Any], Tensor]
 """Mean loss in nats of a batch: (outputs, targets) to a scalar."""
@@ -75,7 +76,7 @@ class Phase(ABC):
     name: str
     network: nn.Module
     engine: Engine
-    schedule: CosineSchedule
+    schedule: Schedule
     weights: torch.optim.Optimizer
 
     @abstractmethod
@@ -85,6 +86,12 @@ class Phase(ABC):
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """All optimisers by name."""
         return {"weights": self.weights}
+
+    def prepare_step(self, step: int) -> None:
+        """Set what depends on the place in the run alone: the learning rate, and the drop-path probabilities."""
+        for group in self.weights.param_groups:
+            group["lr"] = self.schedule.at(step)
+        ramp_drop_path(self.network, (step + 1) / self.schedule.steps)
 
     def step(self, inputs: tuple[Tensor, ...], targets: Any, step: int) -> Tensor:
         """One step of every optimiser; the loss before it, a scalar without gradient."""
@@ -196,8 +203,7 @@ def _train_epoch(
         step = epoch * steps + index
         inputs, targets = phase.engine.batch(batch)
         seed_step(seed, phase.name, step)
-        for group in phase.weights.param_groups:
-            group["lr"] = phase.schedule.at(step)
+        phase.prepare_step(step)
         total += phase.step(inputs, targets, step)
         count += 1
         done = (epoch - epochs.start) * steps + index + 1

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pgnas.errors import ModelError
 from pgnas.supernets.parts import FactorizedReduction
@@ -57,24 +56,29 @@ class DropPath(nn.Module):
     """In training, an operation's whole output is dropped for an example with probability ``p``, and else scaled up.
 
     Attributes:
-        final: The probability at the end of training.
-        p: The probability now: ``final`` until :func:`ramp_drop_path` says otherwise.
+        final: The probability at the end of training, in [0, 1).
+        p: The probability now, a scalar: ``final`` until :func:`ramp_drop_path` says otherwise.
     """
+
+    p: Tensor
 
     def __init__(self, final: float) -> None:
         super().__init__()
         self.final = final
-        self.p = final
+        # a tensor: a compiled network would be compiled again for every new Python number
+        self.register_buffer("p", torch.tensor(final), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """A value (B, ...); in evaluation the very same."""
-        if not self.training or self.p == 0.0:
+        if not self.training:
             return x
-        return x * F.dropout(x.new_ones(len(x), *[1] * (x.ndim - 1)), self.p)
+        keep = 1.0 - self.p
+        kept = torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device) < keep
+        return x * (kept / keep).to(x.dtype)
 
     def extra_repr(self) -> str:
-        """The probability."""
-        return f"p={self.p}"
+        """The probability at the end."""
+        return f"final={self.final}"
 
 
 def ramp_drop_path(network: nn.Module, progress: float) -> None:
@@ -86,7 +90,7 @@ def ramp_drop_path(network: nn.Module, progress: float) -> None:
     """
     for layer in network.modules():
         if isinstance(layer, DropPath):
-            layer.p = min(1.0, max(0.0, progress)) * layer.final
+            layer.p.fill_(min(1.0, max(0.0, progress)) * layer.final)
 
 
 def _relu_conv(inputs: int, outputs: int) -> nn.Module:

@@ -1,0 +1,73 @@
+"""What the settings make of losses, schedules and gates."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pgnas.config import RunConfig
+from pgnas.progress import SilentReporter
+from pgnas.run_folder import RunFolder
+from pgnas.stages.context import Context
+from pgnas.stages.engine import make_engine
+from pgnas.stages.phases import NetworkPhase
+from pgnas.stages.recipe import auxiliary_loss
+from pgnas.stages.schedule import cosine_schedule
+from pgnas.supernets.enas_cells import DropPath
+
+Outputs = namedtuple("Outputs", "logits aux2 aux1")
+
+
+@pytest.fixture
+def make_context(tmp_path):
+    def make(**settings):
+        config = RunConfig(data="digits", out=str(tmp_path / "run"), **settings)
+        return Context(RunFolder.create_or_resume(config), SilentReporter())
+
+    return make
+
+
+def test_the_loss_of_auxiliary_heads_is_weighed_and_added():
+    loss, (a, b, c), y = auxiliary_loss(F.cross_entropy, 0.4), torch.randn(3, 5, 4), torch.arange(5) % 4
+    expected = F.cross_entropy(a, y) + 0.4 * (F.cross_entropy(b, y) + F.cross_entropy(c, y))
+    assert torch.allclose(loss((a, b, c), y), expected)
+    assert torch.allclose(loss(Outputs(a, b, c), y), expected)
+    assert torch.equal(loss((a, None), y), F.cross_entropy(a, y))
+    assert torch.equal(loss(a, y), F.cross_entropy(a, y))
+
+
+def test_drop_path_follows_the_place_in_the_run():
+    network = nn.Sequential(nn.Linear(2, 2), DropPath(0.4))
+    schedule = cosine_schedule(0.1, 200)
+    engine = make_engine("cpu", "fp32")
+    phase = NetworkPhase(
+        network, name="train", engine=engine, schedule=schedule, loss=F.cross_entropy, weight_decay=0.0
+    )
+    for step in (99, 0, 199):  # what came before does not matter: a resumed run does the same
+        phase.prepare_step(step)
+        assert float(network[1].p) == pytest.approx(0.4 * (step + 1) / 200)
+        assert phase.weights.param_groups[0]["lr"] == schedule.at(step)
+
+
+def test_exclusions_and_gated_inputs_reach_the_supernet(make_context):
+    run = make_context(
+        model="multibranch-resnet:width=2,blocks=1", exclude=("classifier", "blocks.1.*"), gate_inputs=True
+    )
+    gated = {site.layer for site in run.supernet.space.sites}
+    assert "stem.0" in gated
+    assert not any(name == "classifier" or name.startswith("blocks.1.") for name in gated)
+
+
+@pytest.mark.parametrize(("settings", "expected"), [({}, None), ({"data_size": 5e5}, 5e5)])
+def test_the_data_size_is_that_of_the_settings_or_of_the_data(make_context, settings, expected):
+    run = make_context(model="multibranch-resnet:width=2,blocks=1", **settings)
+    images = len(run.data.train)
+    assert run.recipe.data_size == (expected or (images if run.data.augmentation.is_identity else 10 * images))
+
+
+def test_the_hole_is_as_large_as_asked(make_context):
+    assert make_context(model="multibranch-resnet:width=2", cutout=3).data.augmentation.cutout == 3
