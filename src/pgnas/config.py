@@ -35,7 +35,7 @@ class RunConfig:
         out: The run folder; made if absent, resumed if it holds the same run.
         weights: A ``.safetensors`` file of starting weights for the full network.
         epochs: Epochs in all, supernet and found network together; ``None``: 20, more for small data sets.
-        batch_size: Images a step.
+        batch_size: Images a step, over all processes together.
         lr: Peak learning rate of the weights (SGD, Nesterov momentum 0.9).
         schedule: The learning rate over the run: ``cosine``; ``multistep``: a tenth from every milestone on; ``sgdr``:
             cosines that restart.
@@ -79,6 +79,9 @@ class RunConfig:
         device: Where to compute.
         precision: Number format of the forward pass.
         compile: ``torch.compile``; ``auto``: when the planned work repays its warm-up.
+        accumulate: Parts in which each process works through its share of a batch, one after another: less memory.
+        sync_batch_norm: BatchNorm sees the batches of all processes as one in training; needs CUDA.
+        checkpoint_minutes: Minutes after which a checkpoint is made amid an epoch; one is made after each anyway.
     """
 
     model: str
@@ -125,6 +128,9 @@ class RunConfig:
     device: Device = "auto"
     precision: Precision = "auto"
     compile: Switch = "auto"
+    accumulate: int = 1
+    sync_batch_norm: bool = False
+    checkpoint_minutes: float = 10.0
 
     def __post_init__(self) -> None:
         _check_numbers(self)
@@ -199,6 +205,8 @@ _BOUNDS: dict[str, tuple[float, float, bool]] = {  # field: (low, high, low is a
     "temperature": (0, 100, False),
     "initial_drop": (0, 1, False),
     "logit_lr": (0, 100, False),
+    "accumulate": (1, 1_000_000, True),
+    "checkpoint_minutes": (0, 1e6, True),
     "seed": (0, 2**32 - 1, True),
     "data_seed": (0, 2**32 - 1, True),
 }

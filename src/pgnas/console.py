@@ -11,7 +11,7 @@ from typing import TextIO
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from pgnas import progress
+from pgnas import launch, progress
 from pgnas.progress import SilentReporter
 
 __all__ = [
@@ -25,6 +25,8 @@ __all__ = [
     "print_lines",
 ]
 
+GRACE = 5.0
+"""Seconds in which the first of several processes must have told what went wrong, and have ended."""
 PLAIN_INTERVAL = 5.0  # seconds between two plain lines
 
 
@@ -182,15 +184,17 @@ class NoteHandler(logging.Handler):
 
 
 def make_reporter(stream: TextIO | None = None) -> progress.Progress:
-    """A live bar if ``stream`` (standard error) is a terminal, plain lines otherwise."""
+    """A live bar if ``stream`` (standard error) is a terminal, plain lines otherwise; the first process speaks."""
+    if not launch.is_first():
+        return SilentReporter()
     stream = sys.stderr if stream is None else stream
     console = Console(file=stream)
     return RichReporter(console) if console.is_terminal and not console.is_dumb_terminal else PlainReporter(stream)
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print results on standard output."""
-    for line in lines:
+    """Print results on standard output; of several processes the first does."""
+    for line in lines if launch.is_first() else ():
         print(line)
     sys.stdout.flush()
 
@@ -205,7 +209,13 @@ def print_either(plain: Iterable[str], fancy: Callable[[int], RenderableType]) -
 
 
 def print_error(message: str) -> None:
-    """Print one line on standard error: ``pgnas: error: <message>``."""
+    """Print one line on standard error: ``pgnas: error: <message>``.
+
+    A process that is not the first waits: most errors are those of all, and are told once. Who launched the processes
+    ends them when the first has ended; whoever still lives then has something to say that the first did not know.
+    """
+    if not launch.is_first():
+        time.sleep(GRACE)
     print(f"pgnas: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 

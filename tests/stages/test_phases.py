@@ -13,9 +13,10 @@ import pgnas
 from pgnas.bayes import BernoulliPrior, GibbsPrior, PaperPrior
 from pgnas.progress import SilentReporter
 from pgnas.stages.engine import CompiledForward, make_engine, worth_compiling
+from pgnas.stages.epochs import run_epochs
 from pgnas.stages.phases import PosteriorPhase, PosteriorSettings
 from pgnas.stages.schedule import cosine_schedule
-from pgnas.stages.training import NoStore, run_epochs
+from pgnas.stages.training import NoStore
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from pgnas.errors import DivergedError
 from pgnas.progress import SilentReporter
 from pgnas.stages.engine import make_engine
+from pgnas.stages.epochs import run_epochs
 from pgnas.stages.phases import NetworkPhase
 from pgnas.stages.schedule import cosine_schedule
-from pgnas.stages.training import NoStore, accuracy, evaluate, recalibrate, run_epochs
+from pgnas.stages.training import NoStore, accuracy, evaluate, recalibrate
 
 
 @pytest.fixture(scope="module")

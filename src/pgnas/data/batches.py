@@ -88,16 +88,23 @@ class Batches:
         return -(-self._used // self._batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        epoch, first = self._epoch, self._first  # set_epoch during an iteration is about the next one
-        for images, labels in self._split.read(self._plan(epoch, first)):
+        return self.every(1, first=self._first)
+
+    def every(self, stride: int, *, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches ``first``, ``first + stride``, ... of the epoch; those between are not read."""
+        plan = self._plan(self._epoch, slice(first, None, stride))  # set_epoch from now on is about the next iteration
+        return self._read(plan)
+
+    def _read(self, plan: Pass) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in self._split.read(plan):
             on_device = images.to(self._device, non_blocking=True)
             yield self._preprocessing.normalise(on_device), labels.to(self._device, non_blocking=True)
 
-    def _plan(self, epoch: int, first: int) -> Pass:
+    def _plan(self, epoch: int, wanted: slice) -> Pass:
         parts = torch.split(self._order(epoch)[: self._used], self._batch_size)
         return Pass(
             steps=[Step(number, part[self._rank :: self._world_size], len(part)) for number, part in enumerate(parts)][
-                first:
+                wanted
             ],
             augmentation=self._augmentation,
             seed=self._seed,

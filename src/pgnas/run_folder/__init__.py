@@ -11,5 +11,6 @@ if not folder.stage_done("search"):
 from __future__ import annotations
 
 from pgnas.run_folder.folder import RunFolder
+from pgnas.run_folder.shared import SharedFolder
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "SharedFolder"]

@@ -46,7 +46,7 @@ class RunFolder:
     def create_or_resume(cls, config: RunConfig) -> Self:
         """The folder ``config.out``: made if absent or empty, taken up again if it holds the same run.
 
-        In a run of several processes only the first calls this; the others :meth:`open` it with ``writer=False``.
+        In a run of several processes only the first calls this; see :class:`pgnas.run_folder.SharedFolder`.
 
         Raises:
             RunFolderError: The folder cannot be made, holds something else or another run, or is being written.
@@ -101,6 +101,11 @@ class RunFolder:
         folder = cls(path, config, lock)
         folder._note_environment()
         return folder
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process may write."""
+        return self._lock is not None
 
     @property
     def lock_file(self) -> Path:

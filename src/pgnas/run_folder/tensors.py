@@ -73,12 +73,15 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     Raises:
         StorageError: The disk refused the write; ``path`` is as it was before.
     """
-    # Clones, as the format refuses views that share memory.
-    copies = {
+    data = safetensors.torch.save(without_shared_memory(tensors), metadata=dict(metadata))
+    write_bytes(path, _in_order(data))
+
+
+def without_shared_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU: the format refuses views that share memory."""
+    return {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
-    data = safetensors.torch.save(copies, metadata=dict(metadata))
-    write_bytes(path, _in_order(data))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

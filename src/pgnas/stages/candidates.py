@@ -14,6 +14,7 @@ from pgnas.nn import Counts, Supernet, extract_small
 from pgnas.nn.cost import CostName, count_plan
 from pgnas.nn.liveness import make_plan, site_masks
 from pgnas.nn.shaping import Shaper
+from pgnas.processes import Processes
 from pgnas.stages.training import Score
 
 
@@ -168,11 +169,30 @@ class Fitter:
 
 
 def rank(
-    supernet: Supernet, candidates: Sequence[Candidate], score: Callable[[nn.Module], Score]
+    supernet: Supernet,
+    candidates: Sequence[Candidate],
+    score: Callable[[nn.Module], Score],
+    *,
+    processes: Processes | None = None,
 ) -> Iterator[Candidate]:
-    """Score candidates one after another, each as its extracted network with the supernet's weights."""
-    for candidate in candidates:
-        yield replace(candidate, score=score(extract_small(supernet, candidate.architecture).module))
+    """Score candidates in their order, each as its extracted network with the supernet's weights.
+
+    Args:
+        supernet: The supernet.
+        candidates: The candidates.
+        score: Scores an extracted network.
+        processes: Those that score candidates at the same time, one each; None: this one alone.
+    """
+    processes = processes or Processes()
+    turn, turns = processes.turn
+    for start in range(0, len(candidates), turns):
+        row: dict[str, Any] | None = None
+        with processes.together():
+            if start + turn < len(candidates):
+                small = extract_small(supernet, candidates[start + turn].architecture)
+                row = asdict(score(small.module))
+        for candidate, values in zip(candidates[start:], processes.gather(row), strict=False):
+            yield replace(candidate, score=Score(**values))
 
 
 def best(candidates: Sequence[Candidate]) -> Candidate:

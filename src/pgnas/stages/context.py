@@ -19,15 +19,17 @@ from pgnas.config import RunConfig
 from pgnas.data import Batches, DataSet, Examples, Preprocessing, load_data
 from pgnas.errors import RunFolderError
 from pgnas.nn import Counts, Supernet
+from pgnas.processes import Processes
 from pgnas.progress import Progress
 from pgnas.run_folder import RunFolder
 from pgnas.run_folder.tensors import load_tensors
 from pgnas.seeds import derive_seed
 from pgnas.stages.candidates import Caps
 from pgnas.stages.engine import Engine, make_engine, worth_compiling
+from pgnas.stages.epochs import run_epochs
 from pgnas.stages.recipe import AUGMENTATION_FACTOR, Recipe, auxiliary_loss, calibration_batches, prior_of
 from pgnas.stages.timings import FolderTimings, Timings
-from pgnas.stages.training import Phase, Score, Store, accuracy, run_epochs
+from pgnas.stages.training import Phase, Score, Store, accuracy
 from pgnas.supernets import BuiltModel, build_model, load_state, load_weights
 
 EVALUATION_BATCH = 500
@@ -43,14 +45,22 @@ class Context:
     Args:
         folder: Its folder, open for writing.
         progress: Where to report.
+        processes: Those that work on it; None: this one alone.
         model: The network, if it was handed in as an object.
         data: The data, if it was handed in as an object.
     """
 
     def __init__(
-        self, folder: RunFolder, progress: Progress, *, model: nn.Module | None = None, data: DataSet | None = None
+        self,
+        folder: RunFolder,
+        progress: Progress,
+        *,
+        model: nn.Module | None = None,
+        data: DataSet | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self.folder, self.progress = folder, progress
+        self.processes = processes or Processes()
         self._model, self._data = model, data
 
     @property
@@ -61,7 +71,13 @@ class Context:
     @cached_property
     def engine(self) -> Engine:
         """Where to compute."""
-        return make_engine(self.config.device, self.config.precision)
+        return make_engine(
+            self.config.device,
+            self.config.precision,
+            processes=self.processes,
+            accumulate=self.config.accumulate,
+            sync_batch_norm=self.config.sync_batch_norm,
+        )
 
     @cached_property
     def data(self) -> DataSet:
@@ -70,13 +86,14 @@ class Context:
             raise RunFolderError(
                 str(self.folder.path), "was run from Python on data in memory", remedy="call pgnas.run(data=...) again"
             )
-        data = self._data or load_data(
-            self.config.data,
-            image_size=self.config.image_size,
-            data_seed=self.config.data_seed,
-            augment=self.config.augment,
-            cutout=self.config.cutout,
-        )
+        with self.processes.together():
+            data = self._data or load_data(
+                self.config.data,
+                image_size=self.config.image_size,
+                data_seed=self.config.data_seed,
+                augment=self.config.augment,
+                cutout=self.config.cutout,
+            )
         self._note_once("data", data.fingerprint)
         for note in data.notes:
             self.progress.note(f"data: {note}")
@@ -95,17 +112,19 @@ class Context:
                 remedy="call pgnas.run(model=...) again",
             )
         else:
-            built = build_model(
-                self.config.model,
-                in_channels=shape.channels,
-                num_classes=len(self.data.class_names),
-                image_size=shape.size,
-                seed=derive_seed(self.config.seed, "weights"),
-            )
+            with self.processes.together():
+                built = build_model(
+                    self.config.model,
+                    in_channels=shape.channels,
+                    num_classes=len(self.data.class_names),
+                    image_size=shape.size,
+                    seed=derive_seed(self.config.seed, "weights"),
+                )
         notes = list(built.notes)
         if self.config.weights is not None:
-            tensors, _ = load_tensors(Path(self.config.weights))
-            notes += load_weights(built.module, tensors, source=self.config.weights, replaced=built.head)
+            with self.processes.together():
+                tensors, _ = load_tensors(Path(self.config.weights))
+                notes += load_weights(built.module, tensors, source=self.config.weights, replaced=built.head)
         for note in notes:
             self.progress.note(f"model: {note}")
         return built
@@ -142,7 +161,12 @@ class Context:
     @cached_property
     def timings(self) -> Timings:
         """What the network's operations take on this device."""
-        return FolderTimings(self.folder, source=self.config.device_costs, latency_batch=self.config.latency_batch)
+        return FolderTimings(
+            self.folder,
+            source=self.config.device_costs,
+            latency_batch=self.config.latency_batch,
+            processes=self.processes,
+        )
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -182,14 +206,16 @@ class Context:
         return len(self.train_batches())
 
     def train_batches(self) -> Batches:
-        """The training images, shuffled and augmented."""
-        return self._batches(
-            self.data.train, self.config.batch_size, augmentation=self.data.augmentation, shuffle=True, drop_last=True
-        )
+        """The training images, shuffled and augmented: this process's share of every batch."""
+        return self._train_batches(rank=self.processes.rank, world_size=self.processes.world_size)
+
+    def _train_batches(self, **share: int) -> Batches:
+        augmentation, size = self.data.augmentation, self.config.batch_size
+        return self._batches(self.data.train, size, augmentation=augmentation, shuffle=True, drop_last=True, **share)
 
     def calibration_batches(self) -> list[tuple[Tensor, Tensor]]:
-        """The first few training batches of epoch 0, for BatchNorm statistics."""
-        return calibration_batches(self.train_batches())
+        """The first few training batches of epoch 0, whole, for BatchNorm statistics."""
+        return calibration_batches(self._train_batches())
 
     def held_out(self, split: Examples) -> Batches:
         """Batches of a held-out split."""
@@ -204,12 +230,13 @@ class Context:
         known = self.folder.stage_facts(f"{stage}.compile").get("compiled")
         if isinstance(known, bool):
             return known
-        compiled, reason = worth_compiling(self.config.compile, planned_macs, self.engine.device)
+        device = self.engine.device
+        compiled, reason = self.processes.from_first(lambda: worth_compiling(self.config.compile, planned_macs, device))
         self.progress.note(f"{stage}: {reason}")
         self.folder.mark_done(
             f"{stage}.compile", 0.0, compiled=compiled, reason=reason, threads=torch.get_num_threads()
         )
-        return compiled
+        return bool(compiled)
 
     @cached_property
     def posterior(self) -> Supernet:
@@ -263,12 +290,15 @@ class Context:
         known = self.folder.stage_facts(what).get("fingerprint")
         if known is None:
             self.folder.mark_done(what, 0.0, fingerprint=fingerprint)
-        elif known != fingerprint:
-            raise RunFolderError(
+            known = self.folder.stage_facts(what).get("fingerprint")
+        error = None
+        if known != fingerprint:
+            error = RunFolderError(
                 str(self.folder.path),
                 f"was begun with other {what}",
                 remedy=f"use the {what} of then, or another --out",
             )
+        self.processes.agree(error)
 
 
 def state_digest(module: nn.Module) -> str:

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pgnas.config import Device, Precision, Switch
 from pgnas.errors import ConfigError
+from pgnas.processes import Processes, join
 from pgnas.seeds import derive_seed
 
 _logger = logging.getLogger(__name__)
@@ -34,10 +35,16 @@ class Engine:
     """Where and how a run computes.
 
     Attributes:
-        accelerator: Hugging Face Accelerate's handle on devices, processes and number formats.
+        accelerator: Hugging Face Accelerate's handle on devices and number formats.
+        processes: The processes that train together.
+        accumulate: Parts in which a process works through its share of a batch; their gradients are summed.
+        sync_batch_norm: Whether BatchNorm sees the batches of all processes as one in training.
     """
 
     accelerator: Accelerator
+    processes: Processes = field(default_factory=Processes)
+    accumulate: int = 1
+    sync_batch_norm: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -70,18 +77,76 @@ class Engine:
         """Back-propagate, with loss scaling where the number format needs it."""
         self.accelerator.backward(loss)
 
+    @contextlib.contextmanager
+    def synchronised(self, network: nn.Module) -> Iterator[None]:
+        """If asked for, let a network's BatchNorm see the batches of all processes as one inside the block.
+
+        Its layers are replaced for that time by ones with the same parameters and statistics, the same tensors.
+        """
+        found = network.named_modules(remove_duplicate=False) if self.sync_batch_norm else ()
+        plain = {name: m for name, m in found if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+        synced: dict[nn.Module, nn.Module] = {norm: _synchronised(norm) for norm in set(plain.values())}
+        for name, norm in plain.items():
+            network.set_submodule(name, synced[norm])
+        try:
+            yield
+        finally:
+            for name, norm in plain.items():
+                network.set_submodule(name, norm.train(synced[norm].training))
+
+    def average_gradients(self, loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+        """Average the gradients over the processes, in place; the average loss."""
+        mean = loss.detach().clone()
+        self.processes.average_([mean, *(p.grad for p in parameters if p.grad is not None)])
+        return mean
+
+    def average_statistics(self, network: nn.Module) -> None:
+        """Make what each process gathered of its own images the same on all.
+
+        BatchNorm's running statistics become their means: each has seen its share of every batch. Other buffers become
+        those of the first process.
+        """
+        if not self.processes.communicates:
+            return
+        norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        means = [b for norm in norms for b in norm.buffers(recurse=False) if b.is_floating_point()]
+        averaged = {id(b) for b in means}
+        self.processes.average_(means)
+        self.processes.copy_first_([b for b in network.buffers() if id(b) not in averaged])
+
+    def own_randomness(self) -> None:
+        """From here on, what a network draws (dropout) differs from process to process."""
+        if self.processes.rank:
+            torch.manual_seed(derive_seed(torch.initial_seed(), "rank", self.processes.rank))
+
     def optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """The optimiser, aware of loss scaling."""
         prepared: torch.optim.Optimizer = self.accelerator.prepare_optimizer(optimizer)
         return prepared
 
 
-def make_engine(device: Device = "auto", precision: Precision = "auto") -> Engine:
+def make_engine(
+    device: Device = "auto",
+    precision: Precision = "auto",
+    *,
+    processes: Processes | None = None,
+    accumulate: int = 1,
+    sync_batch_norm: bool = False,
+) -> Engine:
     """The engine for a device and a number format.
 
+    Args:
+        device: Where to compute.
+        precision: Number format of the forward pass.
+        processes: Those that train together; None: those that this one was launched with.
+        accumulate: Parts in which a batch is worked through.
+        sync_batch_norm: Whether BatchNorm sees the batches of all processes as one in training.
+
     Raises:
-        ConfigError: The device is not there, or cannot compute in that format.
+        ConfigError: The device is not there, or cannot compute in that format or together with others.
+        RunError: The other processes cannot be reached.
     """
+    processes = processes or join()
     found = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device != "auto" and not found[device]:
         there = ", ".join(name for name, is_there in found.items() if is_there)
@@ -91,8 +156,14 @@ def make_engine(device: Device = "auto", precision: Precision = "auto") -> Engin
         precision = "bf16" if kind == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     if precision == "fp16" and kind == "cpu":
         raise ConfigError("--precision fp16", "needs a GPU", value="cpu", remedy="use bf16 or fp32")
+    if sync_batch_norm and kind != "cuda":
+        raise ConfigError(
+            "--sync-batch-norm", "needs CUDA", value=kind, remedy="leave it out: running statistics are averaged anyway"
+        )
+    if processes.world_size > 1 and kind == "mps":
+        raise ConfigError("--device mps", "works with one process", value=processes.world_size, remedy="start one")
     mixed = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[precision]
-    return Engine(Accelerator(cpu=kind == "cpu", mixed_precision=mixed))
+    return Engine(Accelerator(cpu=kind == "cpu", mixed_precision=mixed), processes, accumulate, sync_batch_norm)
 
 
 def worth_compiling(switch: Switch, planned_macs: float, device: torch.device) -> tuple[bool, str]:
@@ -137,6 +208,11 @@ class CompiledForward:
             _logger.warning("torch.compile failed and is not used: %s", first[:200])
             self._forward = self._plain
             return self._plain(*args, **kwargs)
+
+
+def _synchronised(norm: nn.Module) -> nn.Module:
+    made: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(norm)  # type: ignore[no-untyped-call]
+    return made
 
 
 @contextlib.contextmanager

@@ -97,9 +97,18 @@ class PosteriorPhase(Phase):
         """Of the weights and of the logits."""
         return {"weights": self.weights, "logits": self.logits}
 
-    def loss(self, inputs: tuple[Tensor, ...], targets: Any, step: int) -> Tensor:
+    def noise(self, examples: int) -> Tensor:
+        """Uniform noise for each example and gate, (examples, U): an image's depends on its place in the whole batch.
+
+        So it differs from process to process, and does not depend on how many there are.
+        """
+        rank, size = self.engine.processes.rank, self.engine.processes.world_size
+        drawn = torch.rand(examples * size, self.supernet.gates.units, device=self.engine.device)
+        return drawn[rank::size]
+
+    def loss(self, inputs: tuple[Tensor, ...], targets: Any, step: int, *, noise: Tensor | None = None) -> Tensor:
         """-E[log p(y | x, m * z)] + KL / N (Eq. 10, 14), plus the caps' augmented Lagrangian."""
-        noise = torch.rand(len(inputs[0]), self.supernet.gates.units, device=self.engine.device)
+        noise = self.noise(len(inputs[0])) if noise is None else noise
         with self.engine.autocast():
             nll = self._loss(self._forward(*inputs, noise=noise), targets)
         prior = self.settings.prior
@@ -191,7 +200,7 @@ class NetworkPhase(Phase):
                 sgd.state[parameter]["momentum_buffer"] = buffers[parameter_name].to(parameter)
         self.weights = engine.optimizer(sgd)
 
-    def loss(self, inputs: tuple[Tensor, ...], targets: Any, step: int) -> Tensor:
+    def loss(self, inputs: tuple[Tensor, ...], targets: Any, step: int, *, noise: Tensor | None = None) -> Tensor:
         """The plain loss."""
         with self.engine.autocast():
             return self._loss(self._forward(*inputs), targets)

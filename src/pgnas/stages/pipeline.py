@@ -14,8 +14,9 @@ from pgnas import config_file
 from pgnas.config import RunConfig, field_names
 from pgnas.data import DataSet
 from pgnas.errors import ConfigError, InputError, RunFolderError
+from pgnas.processes import Processes, join
 from pgnas.progress import HeldReporter, Progress, SilentReporter
-from pgnas.run_folder import RunFolder
+from pgnas.run_folder import RunFolder, SharedFolder
 from pgnas.run_folder.tensors import load_tensors
 from pgnas.stages import finishing, network_file, searching
 from pgnas.stages.baselines import train_baselines
@@ -34,6 +35,8 @@ STAGES: dict[str, Stage] = {
     "report": finishing.report,
 }
 """In the order in which they are done."""
+OF_THE_FIRST = ("export", "report")
+"""Stages that one process does for all; the others do together."""
 _AFTER_EXTRACTION = {
     "train": searching.extracted_network,
     "export": searching.trained_network,
@@ -64,9 +67,9 @@ def run(
         RunError: The run went wrong; what was saved stays.
     """
     _require_stage(until)
-    existed = Path(config.out).exists()
-    with RunFolder.create_or_resume(config) as folder:
-        context = Context(folder, progress or SilentReporter(), model=model, data=data)
+    processes, existed = join(), Path(config.out).exists()
+    with SharedFolder.share(processes, lambda: RunFolder.create_or_resume(config)) as folder:
+        context = Context(folder, progress or SilentReporter(), model=model, data=data, processes=processes)
         asked = list(STAGES)[: list(STAGES).index(until) + 1]
         undone = [name for name in asked if not folder.stage_done(name)]
         try:
@@ -74,8 +77,10 @@ def run(
                 _check(context, undone[0])
         except BaseException:
             # Nothing was done yet: leave no folder that would stand in the way of the corrected command.
-            if not any(folder.stage_done(name) or folder.stage_seconds(name) for name in STAGES):
-                folder.discard(remove_folder=not existed)
+            with processes.alone():
+                begun = folder.writes and any(folder.stage_done(name) or folder.stage_seconds(name) for name in STAGES)
+                if folder.writes and not begun:
+                    folder.discard(remove_folder=not existed)
             raise
         for name in undone:
             _do(context, name)
@@ -89,13 +94,14 @@ def run_stage(path: str | Path, name: str, *, progress: Progress | None = None) 
         RunFolderError: There is no run, or an earlier stage has not been done.
     """
     _require_stage(name)
-    with RunFolder.open(path) as folder:
+    processes = join()
+    with SharedFolder.share(processes, lambda: RunFolder.open(path)) as folder:
         for earlier in list(STAGES)[: list(STAGES).index(name)]:
             if not folder.stage_done(earlier):
                 raise RunFolderError(
                     str(path), f"must have the stage {earlier} done", remedy=f"run pgnas {earlier} {path} first"
                 )
-        context = Context(folder, progress or SilentReporter())
+        context = Context(folder, progress or SilentReporter(), processes=processes)
         if not folder.stage_done(name):
             _check(context, name)
         _do(context, name)
@@ -143,7 +149,8 @@ def _check(context: Context, name: str) -> None:
     context.progress = held
     try:
         if context.config.weights is not None and name == "search":
-            load_tensors(Path(context.config.weights))  # first, as reading the data may take minutes
+            with context.processes.together():
+                load_tensors(Path(context.config.weights))  # first, as reading the data may take minutes
         context.engine  # noqa: B018 - made to be checked
         context.data  # noqa: B018
         context.caps  # noqa: B018
@@ -168,10 +175,15 @@ def _do(context: Context, name: str) -> None:
     try:
         if name == "evaluate" and context.config.baseline:
             train_baselines(context)
-        facts = STAGES[name](context, store)
+        stage = STAGES[name]
+        if name in OF_THE_FIRST:
+            facts = context.processes.from_first(lambda: stage(context, store))
+        else:
+            facts = stage(context, store)
     except BaseException as error:
-        if not isinstance(error, InputError):
-            folder.add_seconds(name, store.lap())
+        with context.processes.alone():
+            if not isinstance(error, InputError):
+                folder.add_seconds(name, store.lap())
         raise
     finally:
         store.close()
@@ -186,13 +198,18 @@ def _require_stage(name: str) -> None:
 
 def load_result(folder: RunFolder, context: Context | None = None) -> RunResult:
     """The result of the stages done so far."""
+    processes = Processes() if context is None else context.processes
+    values: Any = processes.from_first(lambda: _values(folder))
+    if context is None or not folder.writes:
+        return RunResult(folder.path, values, functools.partial(network_file.load, folder.path))
+    return RunResult(folder.path, values, functools.partial(_load_with, context))
+
+
+def _values(folder: RunFolder) -> Any:
     has_result = folder.file("result.json").exists()
-    values: Any = folder.read_json("result.json", stage="evaluate") if has_result else finishing.partial_result(folder)
-    loader = (
-        functools.partial(network_file.load, folder.path) if context is None else functools.partial(_load_with, context)
-    )
-    return RunResult(folder.path, values, loader)
+    return folder.read_json("result.json", stage="evaluate") if has_result else finishing.partial_result(folder)
 
 
 def _load_with(context: Context) -> nn.Module:
-    return searching.trained_network(context).eval()
+    with context.processes.alone():
+        return searching.trained_network(context).eval()

@@ -18,10 +18,11 @@ from pgnas.nn import Counts, Supernet, extract_small
 from pgnas.progress import Progress, SilentReporter
 from pgnas.stages.candidates import Candidate, best, rank
 from pgnas.stages.engine import make_engine, worth_compiling
+from pgnas.stages.epochs import run_epochs
 from pgnas.stages.latency import meet_latency
 from pgnas.stages.recipe import AUGMENTATION_FACTOR, Recipe, calibration_batches, prior_of
 from pgnas.stages.timings import Timings
-from pgnas.stages.training import Loader, Loss, Metric, NoStore, Phase, Score, accuracy, run_epochs
+from pgnas.stages.training import Loader, Loss, Metric, NoStore, Phase, Score, accuracy
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,9 @@ def search(
     The supernet handed in is not changed: a copy is trained, and is part of the result. Nothing is written to disk;
     :func:`pgnas.run` does that.
 
+    Under ``torchrun`` all processes call this alike and get the same result: each gives a training loader of its own
+    share of every batch (``DistributedSampler``), of equal length, and the same whole validation loader.
+
     Args:
         supernet: Made by :func:`pgnas.supernet`; its weights and keep probabilities are the starting point.
         train_loader: Batches (input, ..., targets) with a length; ``set_epoch(epoch)`` is called if it has one.
@@ -120,8 +124,9 @@ def search(
     )  # fmt: skip
     _steps(val_loader, "val_loader")
     steps = _steps(train_loader, "train_loader")
-    examples = steps * len(next(iter(train_loader))[-1])
-    engine, timings = make_engine(device, precision), Timings(latency_batch=latency_batch)
+    engine = make_engine(device, precision)
+    examples = steps * len(next(iter(train_loader))[-1]) * engine.processes.world_size
+    timings = Timings(latency_batch=latency_batch, processes=engine.processes)
     trained = copy.deepcopy(supernet)
     engine.place(trained)
     if max_latency is not None:
@@ -182,7 +187,7 @@ class _Searcher:
         """Draw and rank the candidates."""
         self.progress.stage("sample")
         drawn, ranked = self.recipe.draw(self.supernet), []
-        for candidate in rank(self.supernet, drawn, self._scorer()):
+        for candidate in rank(self.supernet, drawn, self._scorer(), processes=self.recipe.engine.processes):
             ranked.append(candidate)
             self.progress.advance(len(ranked), len(drawn))
         return ranked
@@ -193,13 +198,18 @@ class _Searcher:
         if self.recipe.config.max_latency is None:
             return winner
         (example, *_), _ = self.recipe.engine.batch(next(iter(self.train_loader)))
-        return meet_latency(self.recipe, self.supernet, winner, self._scorer(), example).candidate
+        scorer = self._scorer()
+        row = self.recipe.engine.processes.from_first(
+            lambda: meet_latency(self.recipe, self.supernet, winner, scorer, example).candidate.to_row()
+        )
+        return Candidate.from_row(row)
 
     def train_on(self, winner: Candidate, momentum: dict[str, Tensor]) -> nn.Module:
         """Extract the winner and train it for the epochs that remain."""
         recipe = self.recipe
         small = extract_small(self.supernet, winner.architecture)
         self._scorer()(small.module)
+        recipe.engine.average_statistics(small.module)
         remaining = recipe.epochs - recipe.decision_epoch
         if remaining > 0 and any(True for _ in small.module.parameters()):
             phase = recipe.found_phase(small, momentum, compiled=self._compiles(winner.counts, remaining))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,7 +16,7 @@ from pgnas.stages.candidates import Candidate, best, rank
 from pgnas.stages.context import Context
 from pgnas.stages.latency import meet_latency
 from pgnas.stages.store import FolderStore
-from pgnas.stages.training import recalibrate
+from pgnas.stages.training import Score, recalibrate
 from pgnas.supernets import load_state
 
 TRIALS = 8
@@ -58,7 +58,7 @@ def sample(run: Context, store: FolderStore) -> Facts:
     recalibrates, trials, tried = choose_recalibration(run, supernet, drawn[:TRIALS], calibration)
     ranked = _ranked_before(run, drawn)
     score = run.recipe.scorer(run.held_out(run.data.select), calibration if recalibrates else None)
-    remaining = rank(supernet, drawn[max(len(ranked), len(tried)) :], score)
+    remaining = rank(supernet, drawn[max(len(ranked), len(tried)) :], score, processes=run.processes)
     for candidate in itertools.chain(tried[len(ranked) :], remaining):
         ranked.append(candidate)
         run.folder.append_line("candidates.jsonl", candidate.to_row())
@@ -67,9 +67,8 @@ def sample(run: Context, store: FolderStore) -> Facts:
     winner = best(ranked)
     timed: Facts = {}
     if run.config.max_latency is not None:
-        measured = meet_latency(run.recipe, supernet, winner, score, run.example)
-        winner = measured.candidate
-        timed = {"latency": measured.seconds, "full_latency": measured.full_seconds, "timed": measured.attempts}
+        row, timed = run.processes.from_first(lambda: _timed(run, winner, score))
+        winner = Candidate.from_row(row)
     run.folder.write_json("architecture.json", winner.architecture.to_json())
     if len(drawn) < run.config.candidates:
         run.progress.note(f"the posterior has only {len(drawn)} distinct architectures among its samples")
@@ -89,6 +88,13 @@ def sample(run: Context, store: FolderStore) -> Facts:
     }
 
 
+def _timed(run: Context, winner: Candidate, score: Callable[[nn.Module], Score]) -> tuple[Facts, Facts]:
+    """The row of the winner, brought under the latency cap, and what was timed on the way."""
+    measured = meet_latency(run.recipe, run.posterior, winner, score, run.example)
+    timed = {"latency": measured.seconds, "full_latency": measured.full_seconds, "timed": measured.attempts}
+    return measured.candidate.to_row(), timed
+
+
 def choose_recalibration(
     run: Context, supernet: Supernet, candidates: Sequence[Candidate], calibration: Sequence[tuple[Tensor, Tensor]]
 ) -> tuple[bool, dict[str, float], list[Candidate]]:
@@ -105,7 +111,7 @@ def choose_recalibration(
     means, scored = {}, {}
     for name, batches in (("plain", None), ("recalibrated", calibration)):
         score = run.recipe.scorer(run.held_out(run.data.select), batches)
-        scored[name] = list(rank(supernet, candidates, score))
+        scored[name] = list(rank(supernet, candidates, score, processes=run.processes))
         scores = [c.score.metric for c in scored[name] if c.score is not None]
         means[name] = sum(scores) / len(scores)
     recalibrates = means["recalibrated"] > means["plain"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pgnas.run_folder import RunFolder
@@ -18,25 +18,33 @@ class FolderStore:
     Args:
         folder: The run folder, open for writing.
         stage: The stage whose seconds are counted.
+        now: A monotonic clock in seconds.
     """
 
-    def __init__(self, folder: RunFolder, stage: str) -> None:
-        self._folder, self._stage = folder, stage
-        self._since = time.monotonic()
+    def __init__(self, folder: RunFolder, stage: str, *, now: Callable[[], float] = time.monotonic) -> None:
+        self._folder, self._stage, self._now = folder, stage, now
+        self._since = self._saved = now()
         self._writer: SummaryWriter | None = None
 
     def load(self, phase: str) -> dict[str, Any] | None:
         """The newest intact checkpoint of a phase."""
         return self._folder.load_checkpoint(phase)
 
-    def save(self, phase: str, state: Mapping[str, Any], epoch: int) -> None:
+    def save(self, phase: str, state: Mapping[str, Any], step: int) -> None:
         """Keep a checkpoint, and count the time since the last."""
-        self._folder.save_checkpoint(phase, state, epoch)
+        self._folder.save_checkpoint(phase, state, step)
         self._folder.add_seconds(self._stage, self.lap())
+        self._saved = self._now()
+
+    def due(self) -> bool:
+        """Whether ``--checkpoint-minutes`` have passed since the last checkpoint; the first process's clock decides."""
+        return self._folder.writes and self._now() - self._saved >= 60 * self._folder.config.checkpoint_minutes
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Add a row to metrics.jsonl and to TensorBoard."""
         self._folder.append_metrics(row)
+        if not self._folder.writes:
+            return
         writer = self._tensorboard(int(row["epoch"]))
         for key, value in row.items():
             if key not in ("stage", "epoch") and isinstance(value, int | float):
@@ -54,7 +62,7 @@ class FolderStore:
 
     def lap(self) -> float:
         """Seconds since the last call, or since the beginning."""
-        now = time.monotonic()
+        now = self._now()
         self._since, seconds = now, now - self._since
         return seconds
 

@@ -9,6 +9,7 @@ from pgnas.errors import FileError, RunFolderError
 from pgnas.nn import Supernet
 from pgnas.nn.device_costs import DeviceCosts
 from pgnas.nn.stopwatch import measure_device
+from pgnas.processes import Processes
 from pgnas.run_folder import RunFolder
 
 TRAINING_BATCH = 8
@@ -20,9 +21,11 @@ class Timings:
 
     Args:
         latency_batch: Examples a batch whose latency matters.
+        processes: Those that use the timings; the first measures for all. None: this one alone.
     """
 
-    def __init__(self, *, latency_batch: int = 1) -> None:
+    def __init__(self, *, latency_batch: int = 1, processes: Processes | None = None) -> None:
+        self._processes = processes or Processes()
         self._batches = {False: latency_batch, True: TRAINING_BATCH}
         self._known: dict[bool, DeviceCosts] = {}
 
@@ -33,7 +36,14 @@ class Timings:
         return self._known[training]
 
     def _find(self, supernet: Supernet, training: bool) -> DeviceCosts:
-        return measure_device(supernet.graph, batch=self._batches[training], training=training)
+        values = self._processes.from_first(lambda: self._values(supernet, training))
+        return DeviceCosts.from_json(values, subject=self._name(training), graph=supernet.graph)
+
+    def _values(self, supernet: Supernet, training: bool) -> object:
+        return measure_device(supernet.graph, batch=self._batches[training], training=training).to_json()
+
+    def _name(self, training: bool) -> str:
+        return "device_costs_training.json" if training else "device_costs.json"
 
 
 class FolderTimings(Timings):
@@ -43,21 +53,24 @@ class FolderTimings(Timings):
         folder: The run's folder, open for writing.
         source: The folder of another run whose timings are used, if any.
         latency_batch: Examples a batch whose latency matters.
+        processes: Those that use the timings; None: this one alone.
     """
 
-    def __init__(self, folder: RunFolder, *, source: str | None, latency_batch: int) -> None:
-        super().__init__(latency_batch=latency_batch)
+    def __init__(
+        self, folder: RunFolder, *, source: str | None, latency_batch: int, processes: Processes | None = None
+    ) -> None:
+        super().__init__(latency_batch=latency_batch, processes=processes)
         self._folder, self._source = folder, source
 
-    def _find(self, supernet: Supernet, training: bool) -> DeviceCosts:
-        name = "device_costs_training.json" if training else "device_costs.json"
+    def _values(self, supernet: Supernet, training: bool) -> object:
+        name = self._name(training)
         path = self._folder.file(name)
         if not path.exists():
-            costs = super()._find(supernet, training) if self._source is None else None
-            values = costs.to_json() if costs is not None else _read(Path(self._source or "") / name)
+            own = self._source is None
+            values = super()._values(supernet, training) if own else _read(Path(self._source or "") / name)
             DeviceCosts.from_json(values, subject=f"{self._source}/{name}", graph=supernet.graph)
             self._folder.write_json(name, values)
-        return DeviceCosts.from_json(_read(path), subject=str(path), graph=supernet.graph)
+        return _read(path)
 
 
 def _read(path: Path) -> object:

@@ -1,19 +1,19 @@
-"""The training loop that every phase shares: epochs, checkpoints, measurements, divergence."""
+"""What is trained and how it is scored: phases, their steps, stores of what they measure, evaluation."""
 
 from __future__ import annotations
 
-import math
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from accelerate.utils.operations import slice_tensors
 from torch import Tensor, nn
 
-from pgnas.errors import DivergedError
-from pgnas.progress import Progress
-from pgnas.stages.engine import Engine, own_randomness, seed_step
+from pgnas.data import Batches
+from pgnas.stages.engine import Engine
 from pgnas.stages.schedule import Schedule
 from pgnas.supernets import ramp_drop_path
 
@@ -22,7 +22,7 @@ Loss = Callable[[Any, Any], Tensor]
 Metric = Callable[[Any, Any], Tensor]
 """Scores of a batch, higher is better: (outputs, targets) to one score an example (B,), or their mean."""
 Loader = Iterable[Any]
-"""Batches (inputs, ..., targets); ``set_epoch`` is called before each epoch if it has one."""
+"""Batches (inputs, ..., targets) with a length; ``set_epoch`` is called before each epoch if it has one."""
 
 
 class Store(Protocol):
@@ -31,8 +31,11 @@ class Store(Protocol):
     def load(self, phase: str) -> dict[str, Any] | None:
         """The newest checkpoint of a phase."""
 
-    def save(self, phase: str, state: Mapping[str, Any], epoch: int) -> None:
-        """Keep a checkpoint."""
+    def save(self, phase: str, state: Mapping[str, Any], step: int) -> None:
+        """Keep a checkpoint, made after so many optimiser steps."""
+
+    def due(self) -> bool:
+        """Whether so much time has passed since the last checkpoint that one should be made amid an epoch."""
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Keep one row of measurements."""
@@ -51,8 +54,12 @@ class NoStore:
         """Nothing is kept."""
         return None
 
-    def save(self, phase: str, state: Mapping[str, Any], epoch: int) -> None:
+    def save(self, phase: str, state: Mapping[str, Any], step: int) -> None:
         """Nothing is kept."""
+
+    def due(self) -> bool:
+        """Nothing is kept."""
+        return False
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Keep a row."""
@@ -80,8 +87,19 @@ class Phase(ABC):
     weights: torch.optim.Optimizer
 
     @abstractmethod
-    def loss(self, inputs: tuple[Tensor, ...], targets: Any, step: int) -> Tensor:
-        """The loss of one batch, in nats an example."""
+    def loss(self, inputs: tuple[Tensor, ...], targets: Any, step: int, *, noise: Tensor | None = None) -> Tensor:
+        """The loss of one batch, in nats an example.
+
+        Args:
+            inputs: The network's inputs, batch first.
+            targets: What the loss compares with.
+            step: Number of the optimiser step.
+            noise: That of :meth:`noise` for these examples; drawn if absent.
+        """
+
+    def noise(self, examples: int) -> Tensor | None:
+        """What a step draws for each of this process's examples, (examples, ...); nothing by default."""
+        return None
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """All optimisers by name."""
@@ -95,14 +113,35 @@ class Phase(ABC):
 
     def step(self, inputs: tuple[Tensor, ...], targets: Any, step: int) -> Tensor:
         """One step of every optimiser; the loss before it, a scalar without gradient."""
-        loss = self.loss(inputs, targets, step)
+        return self.update(self.backward(inputs, targets, step), step)
+
+    def backward(self, inputs: tuple[Tensor, ...], targets: Any, step: int) -> Tensor:
+        """The gradients of this process's share of a batch, in as many parts as the engine says; the mean loss."""
         for optimizer in self.optimizers().values():
             optimizer.zero_grad(set_to_none=True)
-        self.engine.backward(loss)
+        count = len(inputs[0])
+        noise = self.noise(count)
+        self.engine.own_randomness()
+        if self.engine.accumulate == 1:
+            loss = self.loss(inputs, targets, step, noise=noise)
+            self.engine.backward(loss)
+            return loss.detach()
+        total = torch.zeros((), device=self.engine.device)
+        for rows in _parts(count, self.engine.accumulate):
+            part, wanted, drawn = slice_tensors((inputs, targets, noise), rows)
+            loss = self.loss(part, wanted, step, noise=drawn) * ((rows.stop - rows.start) / count)
+            self.engine.backward(loss)
+            total += loss.detach()
+        return total
+
+    def update(self, loss: Tensor, step: int) -> Tensor:
+        """One step of every optimiser by the gradients of all processes; the mean loss of all."""
+        parameters = [p for o in self.optimizers().values() for group in o.param_groups for p in group["params"]]
+        loss = self.engine.average_gradients(loss, parameters)
         for optimizer in self.optimizers().values():
             optimizer.step()
         self.finish_step(step)
-        return loss.detach()
+        return loss
 
     def finish_step(self, step: int) -> None:
         """What follows the optimisers' step; nothing, unless a phase says otherwise."""
@@ -147,100 +186,48 @@ def accuracy(outputs: Any, targets: Any) -> Tensor:
     return correct.float()
 
 
-def run_epochs(
-    phase: Phase,
-    loader: Loader,
-    *,
-    epochs: range,
-    seed: int,
-    store: Store,
-    progress: Progress,
-    validate: Callable[[], Score] | None = None,
-) -> None:
-    """Train a phase for the epochs of the run that belong to it, resuming from its newest checkpoint.
-
-    Raises:
-        DivergedError: The loss became NaN or infinite; the last checkpoint is of the epoch before.
-    """
-    saved = store.load(phase.name)
-    start = epochs.start
-    if saved is not None:
-        phase.load_state(saved["phase"])
-        start = int(saved["epoch"])
-    store.rewind(phase.name, start)
-    shown: dict[str, float] = {}
-    with own_randomness():
-        for epoch in range(start, epochs.stop):
-            loss = _train_epoch(phase, loader, epoch=epoch, epochs=epochs, seed=seed, progress=progress, shown=shown)
-            row: dict[str, float] = {"loss": loss, **phase.measure()}
-            if validate is not None:
-                score = validate()
-                row |= {"accuracy": score.metric, "val_loss": score.loss}
-            shown.update({key: row[key] for key in ("loss", "accuracy", "cost", "undecided") if key in row})
-            store.log({"stage": phase.name, "epoch": epoch + 1, "lr": phase.weights.param_groups[0]["lr"], **row})
-            store.save(phase.name, {"phase": phase.state(), "epoch": epoch + 1}, epoch + 1)
-
-
-def _train_epoch(
-    phase: Phase,
-    loader: Loader,
-    *,
-    epoch: int,
-    epochs: range,
-    seed: int,
-    progress: Progress,
-    shown: dict[str, float],
-) -> float:
-    phase.network.train()
-    set_epoch = getattr(loader, "set_epoch", None)
-    if callable(set_epoch):
-        set_epoch(epoch)
-    seed_step(seed, phase.name, "order", epoch)  # for loaders that draw their order from the global generator
-    steps = len(loader)  # type: ignore[arg-type]
-    total = torch.zeros((), device=phase.engine.device)
-    count = 0
-    for index, batch in enumerate(loader):
-        step = epoch * steps + index
-        inputs, targets = phase.engine.batch(batch)
-        seed_step(seed, phase.name, step)
-        phase.prepare_step(step)
-        total += phase.step(inputs, targets, step)
-        count += 1
-        done = (epoch - epochs.start) * steps + index + 1
-        if index % max(1, steps // 20) == 0 or index + 1 == steps:
-            value = float(total) / count
-            if not math.isfinite(value):
-                raise DivergedError(
-                    f"the training loss of '{phase.name}'",
-                    "must stay finite",
-                    value=f"{value} in epoch {epoch + 1}",
-                    remedy="the last good checkpoint is kept; begin another run with a lower --lr",
-                )
-            progress.advance(done, len(epochs) * steps, **{**shown, "loss": value})
-    return float(total) / max(1, count)
+def _parts(count: int, parts: int) -> list[slice]:
+    """``count`` rows in at most so many slices of nearly equal size."""
+    edges = [round(part * count / parts) for part in range(parts + 1)]
+    return [slice(low, high) for low, high in itertools.pairwise(edges) if low < high]
 
 
 @torch.no_grad()
 def evaluate(network: nn.Module, loader: Loader, *, engine: Engine, loss: Loss, metric: Metric = accuracy) -> Score:
-    """Score a network on a loader, in eval mode; its mode is left as it was."""
+    """Score a network on a loader, in eval mode; its mode is left as it was.
+
+    Several processes score whole batches in turn, and add up in their order: the score is that of one process to the
+    bit.
+    """
     mode = network.training
     network.eval()
-    metric_sum = torch.zeros((), dtype=torch.float64)
-    loss_sum, count = 0.0, 0
+    turn, turns = engine.processes.turn
+    rows: list[tuple[float, float, int]] = []
     try:
-        for batch in loader:
-            inputs, targets = engine.batch(batch)
-            with engine.autocast():
-                outputs = network(*inputs)
-                batch_loss = loss(outputs, targets)
-            scores = metric(outputs, targets)
-            examples = len(inputs[0])
-            metric_sum += scores.double().mean().cpu() * examples
-            loss_sum += float(batch_loss) * examples
-            count += examples
+        with engine.processes.together():
+            for batch in _every(loader, turns, first=turn):
+                inputs, targets = engine.batch(batch)
+                with engine.autocast():
+                    outputs = network(*inputs)
+                    batch_loss = loss(outputs, targets)
+                scores = metric(outputs, targets)
+                rows.append((float(scores.double().mean()), float(batch_loss), len(inputs[0])))
     finally:
         network.train(mode)
-    return Score(float(metric_sum) / max(1, count), loss_sum / max(1, count), count)
+    told = engine.processes.gather(rows)
+    metric_sum, loss_sum, count = 0.0, 0.0, 0
+    for round_ in itertools.zip_longest(*told):
+        for row in round_:
+            if row is not None:
+                metric_sum, loss_sum, count = metric_sum + row[0] * row[2], loss_sum + row[1] * row[2], count + row[2]
+    return Score(metric_sum / max(1, count), loss_sum / max(1, count), count)
+
+
+def _every(loader: Loader, stride: int, *, first: int) -> Iterator[Any]:
+    """The batches ``first``, ``first + stride``, ... of a loader."""
+    if isinstance(loader, Batches):
+        return loader.every(stride, first=first)
+    return itertools.islice(iter(loader), first, None, stride)
 
 
 @torch.no_grad()
