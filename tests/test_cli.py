@@ -62,7 +62,7 @@ def real_flags() -> set[str]:
 
 def test_every_setting_has_a_flag_with_help() -> None:
     assert tuple(flag_names()) == field_names()
-    assert real_flags() == set(flag_names().values()) | {"--config", "--until"}
+    assert real_flags() == set(flag_names().values()) | {"--config", "--preset", "--scale", "--until"}
     assert set(setting_help()) == set(field_names())
     assert all("``" not in text and "None" not in text for text in setting_help().values())
 
@@ -260,3 +260,42 @@ def test_a_terminal_gets_a_bar_and_a_file_gets_lines() -> None:
     reporter.close()
     assert "[not markup]" in stream.getvalue()
     assert "val. accuracy 50.0%" in stream.getvalue()
+
+
+def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path: Path, stages: Stages) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_text("epochs = 7\nlr = 0.3\n")
+    words = ["--preset", "paper/cifar10-E", "--config", str(path), "--epochs", "9", "--data", "digits", "--out", "o"]
+    assert main(["run", *words]) == 0
+    config = stages.asked[0][0]
+    assert (config.epochs, config.lr, config.batch_size, config.data) == (9, 0.3, 72, "digits")
+    assert config.schedule == "sgdr"
+
+
+def test_a_shrunk_preset_says_what_became_of_it(stages: Stages, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--preset", "paper/cifar10-M", "--scale", "6%", "--out", "o"]) == 0
+    assert stages.asked[0][0].model.startswith("multibranch-resnet:width=8,blocks=1")
+    assert "epochs 1800 -> 6" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "--scale", "6%", "--model", "m", "--data", "d", "--out", "o"], "--scale shrinks a preset"),
+        (["run", "--preset", "paper/M", "--out", "o"], "--preset must be one of"),
+        (["run", "--preset", "paper/imagenet-R50", "--out", "o"], "needs --data"),
+        (["list", "models", "paper/cifar10-M"], "presets only"),
+        (["list", "presets", "--scale", "6%"], "presets only"),
+    ],
+)
+def test_wrong_uses_of_presets(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_preset_is_shown_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "presets", "paper/cifar10-E", "--scale", "6%"]) == 0
+    shown = capsys.readouterr().out
+    row = next(line for line in shown.splitlines() if line.startswith("--epochs"))
+    assert row.split()[:4] == ["--epochs", "630", "4", "paper"]
+    assert "s^2 times as many" in shown

@@ -8,7 +8,7 @@ Entries = Iterable[tuple[str, str]]  # a name and, in one line, what it is
 
 
 def describe(what: str) -> list[str]:
-    """One line for each entry of the registry ``what`` (``"models"``, ``"data"``, ``"priors"``)."""
+    """One line for each entry of the registry ``what`` (``"models"``, ``"data"``, ``"priors"``, ``"presets"``)."""
     entries = list(_REGISTRIES[what]())
     width = max((len(name) for name, _ in entries), default=0)
     return [f"{name:<{width}}  {text}".rstrip() for name, text in entries]
@@ -32,4 +32,15 @@ def _priors() -> Entries:
     return ((name, prior.summary) for name, prior in PRIORS.items())
 
 
-_REGISTRIES: dict[str, Callable[[], Entries]] = {"models": _models, "data": _data, "priors": _priors}
+def _presets() -> Entries:
+    from pgnas.presets import PRESETS
+
+    return ((name, preset.summary) for name, preset in PRESETS.items())
+
+
+_REGISTRIES: dict[str, Callable[[], Entries]] = {
+    "models": _models,
+    "data": _data,
+    "priors": _priors,
+    "presets": _presets,
+}

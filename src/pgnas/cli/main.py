@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from pgnas import config_file
+from pgnas.cli import presets
 from pgnas.cli.flags import given, make_flags_class, whole_number
 from pgnas.console import NoteHandler, make_reporter, print_either, print_error, print_interrupted, print_lines
 from pgnas.errors import PgnasError
@@ -64,6 +65,8 @@ def run(
     *,
     flags: Annotated[Any, Parameter(name="*")] = None,
     config: Path | None = None,
+    preset: str | None = None,
+    scale: str | None = None,
     until: Stage = "report",
 ) -> None:
     """Search, sample, extract, train, export, evaluate and report, in a run folder.
@@ -73,12 +76,18 @@ def run(
     Args:
         flags: The settings whose flags were given.
         config: A TOML file of settings; flags win over it. A run folder's config.toml is one.
+        preset: A named set of settings, such as paper/cifar10-M; the file of --config and flags win over it.
+        scale: Shrink the preset to a share such as 10%, by the rule that pgnas list presets NAME states.
         until: The last stage to do; later ones can follow as pgnas STAGE RUN.
     """
+    named, notes = presets.layer(preset, scale)
     in_file = config_file.read_settings(config) if config is not None else {}
-    settings = config_file.make_config(in_file, given(flags))
+    settings = config_file.make_config(named, in_file, given(flags))
     with _reporter() as progress:
         from pgnas import stages
+
+        for note in notes:
+            progress.note(note)
 
         result = stages.run(settings, until=until, progress=progress)
     print_lines(result.summary())
@@ -104,15 +113,23 @@ for _place, (_stage, _text) in enumerate(STAGES.items(), start=1):
 
 
 @app.command(name="list", sort_key=len(STAGES) + 1)
-def list_(what: Annotated[Literal["models", "data", "priors"], Parameter(name="WHAT")], /) -> None:
-    """List what --model, --data or --prior can name.
+def list_(
+    what: Annotated[Literal["models", "data", "priors", "presets"], Parameter(name="WHAT")],
+    name: Annotated[str | None, Parameter(name="NAME")] = None,
+    /,
+    *,
+    scale: str | None = None,
+) -> None:
+    """List what --model, --data, --prior or --preset can name.
 
     Args:
         what: Which list.
+        name: One preset, to see every setting of it and where it comes from.
+        scale: Show that preset shrunk, as pgnas run --scale would.
     """
     from pgnas.cli.listing import describe
 
-    print_lines(describe(what))
+    print_lines(describe(what) if name is None and scale is None else presets.describe(what, name, scale))
 
 
 @app.command(sort_key=len(STAGES) + 2)
