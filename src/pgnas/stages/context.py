@@ -152,6 +152,7 @@ class Context:
             temperature=self.config.temperature or (0.2 if paper else 0.5),
             exclude=self.config.exclude,
             gate_inputs=self.config.gate_inputs,
+            tie=self.built.ties_without(self.config.exclude),
         )
         self.engine.place(made)
         if self.config.max_latency is not None:

@@ -13,7 +13,7 @@ from pgnas.errors import ModelError
 from pgnas.nn import Supernet, supernet
 from pgnas.nn.inspection import Inspection, inspect_supernet
 from pgnas.run_folder.tensors import load_tensors
-from pgnas.supernets import MODELS, build_model, load_weights
+from pgnas.supernets import MODELS, BuiltModel, build_model, load_weights
 
 IMAGE_SIZE, CHANNELS, CLASSES = 224, 3, 1000
 _MOST = 65_536  # pixels a side, channels, classes: beyond it is a slip of the keyboard
@@ -45,7 +45,7 @@ def inspect(
         classes: For a name: classes; ``None``: 1000.
         weights: For a name: a ``.safetensors`` file, to see whether it fits.
         exclude: As in :func:`pgnas.supernet`.
-        tie: As in :func:`pgnas.supernet`.
+        tie: As in :func:`pgnas.supernet`; a registered family may tie layers by itself.
         gate_inputs: As in :func:`pgnas.supernet`.
 
     Raises:
@@ -57,8 +57,8 @@ def inspect(
     if isinstance(model, str):
         if example_inputs is not None:
             raise ModelError("example_inputs", "go with a network", value=f"{model!r}", remedy="pass image_size")
-        found, example_inputs, notes = _by_name(model, **by_name)
-        name = model
+        built, example_inputs, notes = _by_name(model, **by_name)
+        found, name, tie = built.module, model, [*built.ties_without(exclude), *tie]
     else:
         given = [key for key, value in by_name.items() if value is not None]
         if given:
@@ -80,7 +80,7 @@ def _by_name(
     in_channels: int | None,
     classes: int | None,
     weights: str | None,
-) -> tuple[nn.Module, Tensor, tuple[str, ...]]:
+) -> tuple[BuiltModel, Tensor, tuple[str, ...]]:
     """The network that ``spec`` names, one batch of what it reads, and notes."""
     family = MODELS.get(spec.partition(":")[0])
     natural = IMAGE_SIZE if family is None else family.image_size
@@ -96,7 +96,7 @@ def _by_name(
         tensors, _ = load_tensors(Path(weights))
         notes += load_weights(built.module, tensors, source=weights, replaced=built.head)
     generator = torch.Generator().manual_seed(0)  # not the global one: nothing of the caller's changes
-    return built.module, torch.randn(2, built.in_channels, *shape, generator=generator), tuple(notes)
+    return built, torch.randn(2, built.in_channels, *shape, generator=generator), tuple(notes)
 
 
 def _positive(flag: str, value: int) -> int:

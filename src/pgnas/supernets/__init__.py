@@ -3,6 +3,8 @@
 from pgnas.supernets import enas as enas
 from pgnas.supernets import multibranch as multibranch
 from pgnas.supernets import multikernel as multikernel
+from pgnas.supernets import nats_size as nats_size
+from pgnas.supernets import nats_topology as nats_topology
 from pgnas.supernets.building import BuiltModel, build_model, uniform_width
 from pgnas.supernets.densenet import inflate_weights
 from pgnas.supernets.enas_cells import ramp_drop_path

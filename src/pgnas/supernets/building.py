@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,20 @@ class BuiltModel:
         in_channels: The image channels that it reads.
         head: Name of the classifier layer that was replaced, if one was.
         notes: What a user should know.
+        ties: Lists of layers that share a gate, as the family states them.
     """
 
     module: nn.Module
     in_channels: int
     head: str | None = None
     notes: tuple[str, ...] = field(default=())
+    ties: tuple[tuple[str, ...], ...] = ()
+
+    def ties_without(self, exclude: Iterable[str]) -> list[list[str]]:
+        """The ties without the layers that match one of the shell-style patterns ``exclude``: those have no gate."""
+        patterns = list(exclude)
+        remaining = [[t for t in tie if not any(fnmatchcase(t, p) for p in patterns)] for tie in self.ties]
+        return [tie for tie in remaining if tie]
 
 
 def build_model(spec: str, *, in_channels: int, num_classes: int, image_size: tuple[int, ...], seed: int) -> BuiltModel:
@@ -65,7 +74,9 @@ def build_model(spec: str, *, in_channels: int, num_classes: int, image_size: tu
         head = _fit_head(spec, module, torch.zeros(2, reads, *image_size), num_classes)
     if head is not None:
         notes.append(f"classifier '{head}' was replaced: {num_classes} classes")
-    return BuiltModel(module, reads, head, tuple(notes))
+    family = MODELS.get(spec.partition(":")[0])
+    ties = family.ties(module) if family is not None and family.ties is not None else ()
+    return BuiltModel(module, reads, head, tuple(notes), ties)
 
 
 def uniform_width(spec: str, measure: Callable[[nn.Module], bool], *, in_channels: int, num_classes: int) -> str | None:

@@ -12,6 +12,8 @@ from torch import nn
 from pgnas.errors import ModelError
 
 Factory = Callable[..., nn.Module]
+Ties = Callable[[nn.Module], tuple[tuple[str, ...], ...]]
+"""From a built network to the lists of its layers that share a gate."""
 MODELS: dict[str, RegisteredModel] = {}
 _FLAGS = {"true": True, "false": False, "1": True, "0": False}
 
@@ -27,6 +29,7 @@ class RegisteredModel:
         width: The parameter that scales all channels, if the family has one (the ``uniform`` baseline needs it).
         image_size: Side in pixels of the images that the family is made for.
         frames: Frames of the clips that it is made for; None for images.
+        ties: What a search of the family ties by itself; None: nothing.
     """
 
     name: str
@@ -35,6 +38,7 @@ class RegisteredModel:
     width: str | None = None
     image_size: int = 32
     frames: int | None = None
+    ties: Ties | None = None
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -46,12 +50,18 @@ class RegisteredModel:
 
 
 def register(
-    name: str, description: str, *, width: str | None = None, image_size: int = 32, frames: int | None = None
+    name: str,
+    description: str,
+    *,
+    width: str | None = None,
+    image_size: int = 32,
+    frames: int | None = None,
+    ties: Ties | None = None,
 ) -> Callable[[Factory], Factory]:
     """Register a factory of networks under ``name``."""
 
     def add(factory: Factory) -> Factory:
-        MODELS[name] = RegisteredModel(name, description, factory, width, image_size, frames)
+        MODELS[name] = RegisteredModel(name, description, factory, width, image_size, frames, ties)
         return factory
 
     return add
