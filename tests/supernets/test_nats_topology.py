@@ -53,7 +53,7 @@ def randomised(network: nn.Module) -> nn.Module:
 @torch.no_grad()
 @pytest.mark.parametrize("text", [MIXED, DEAD_NODE, NOTHING, format_cell(dict.fromkeys(EDGES, "nor_conv_3x3"))])
 def test_a_cells_network_is_the_supernet_with_the_other_operations_closed(text: str) -> None:
-    supernet = randomised(nats_topology(num_classes=3, channels=3, cells=2))
+    supernet = randomised(nats_topology(num_classes=3, channels=8, cells=1))
     cell = parse_cell(text)
     found = network_of(supernet, cell)
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)

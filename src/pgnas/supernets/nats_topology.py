@@ -1,8 +1,9 @@
 """NATS-Bench's topology space (NAS-Bench-201): one cell, used everywhere, with an operation to choose for each edge.
 
-``nats-topology`` without a cell is the supernet: every edge sums all its operations. The operation ``none`` is the empty
-sum: it has no module there. :func:`operation_modules` says which modules an edge's choice opens in all cells at once;
-with ``cell=STRING`` the network of that cell alone is built, and :func:`network_of` gives it the supernet's weights.
+``nats-topology`` without a cell is the supernet: every edge sums all its operations. The operation ``none`` is an
+empty sum: it has no module there. :func:`operation_modules` says which modules an edge's choice opens in all cells at
+once; with ``cell=STRING`` the network of that cell alone is built, and :func:`network_of` gives it the supernet's
+weights.
 """
 
 from __future__ import annotations
