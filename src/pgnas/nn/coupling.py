@@ -34,7 +34,7 @@ def gated_values(graph: ChannelGraph, sites: Sequence[Site]) -> set[str]:
             continue
         found.add(name)
         op = graph.ops[name]
-        if _passes_channels(op):
+        if passes_channels(op):
             waiting += op.inputs
     return found
 
@@ -74,7 +74,7 @@ def coupled_values(graph: ChannelGraph, sites: Sequence[Site]) -> list[Coupled]:
 def _joined(graph: ChannelGraph, name: str) -> list[str]:
     """The origins whose channels an operation on several values (a sum) joins one to one with its own."""
     op = graph.ops[name]
-    if not _passes_channels(op) or op.source_runs() is not None:
+    if not passes_channels(op) or op.source_runs() is not None:
         return []
     origins = []
     for source, value in zip(op.inputs, op.values, strict=True):
@@ -87,12 +87,12 @@ def _joined(graph: ChannelGraph, name: str) -> list[str]:
 def _parts(graph: ChannelGraph, name: str) -> list[str]:
     """The origins of the concatenations among the operands of a sum: each makes some of its channels."""
     op = graph.ops[name]
-    if not _passes_channels(op) or op.source_runs() is not None:
+    if not passes_channels(op) or op.source_runs() is not None:
         return []
     runs = [graph.sources(source) for source in op.inputs]
     return [run.origin for found in runs if len(found) > 1 for run in found]
 
 
-def _passes_channels(op: ChannelOp) -> bool:
+def passes_channels(op: ChannelOp) -> bool:
     """Whether an operation hands channels on, rather than making new ones."""
     return bool(op.inputs) and not isinstance(op, Barrier | Dense)

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from pgnas.nn.channels import Dense
+from pgnas.nn.coupling import passes_channels
 from pgnas.nn.device_costs import DeviceCosts
 from pgnas.nn.liveness import Plan, make_plan, site_masks
+from pgnas.nn.prices import Price
 from pgnas.nn.sites import Site
 from pgnas.nn.supernet import Supernet
 
@@ -26,12 +28,12 @@ Measured on a CPU (multi-branch ResNet, width 32, training): picking cost more t
 
 @dataclass(frozen=True)
 class Pick:
-    """A layer that would read some of a value's channels.
+    """An operation that would read some of a value's channels: a gated layer, or a sum of values.
 
     Attributes:
-        node: The layer's node.
+        node: The operation.
         origin: The node that makes the value.
-        wanted: How many channels the layer wants of it.
+        wanted: How many channels the operation wants of it.
         there: How many there are.
     """
 
@@ -42,7 +44,7 @@ class Pick:
 
 
 PickRule = Callable[[Pick], bool]
-"""Whether a layer had better read all channels."""
+"""Whether an operation had better read all channels."""
 
 
 def by_share(pick: Pick) -> bool:
@@ -51,16 +53,40 @@ def by_share(pick: Pick) -> bool:
 
 
 def by_time(supernet: Supernet, costs: DeviceCosts) -> PickRule:
-    """Whether picking takes longer than what it saves in the layer, as measured on the device."""
+    """Whether picking takes longer than what it saves, as measured on the device.
+
+    A layer that picks saves its multiply-adds with the other channels. A sum that picks saves making them in the layers
+    whose outputs it adds, and reading them in the layers that read the sum.
+    """
     graph = supernet.graph
+    readers: dict[str, list[str]] = {}
+    for site in supernet.space.sites:
+        for run in graph.sources(site.source):
+            readers.setdefault(run.origin, []).append(site.node)
+
+    def reading(node: str) -> float:
+        """Seconds a channel that a layer reads."""
+        op = graph.ops[node]
+        outputs = op.value.channels / op.groups if isinstance(op, Dense) else 1
+        return costs.prices[node].pair * outputs
+
+    def making(node: str) -> float:
+        """Seconds a channel that a layer makes."""
+        op, price = graph.ops[node], costs.prices.get(node, Price())
+        return price.output + price.pair * (op.per_group if isinstance(op, Dense) else 1)
+
+    def saved(pick: Pick) -> float:
+        op = graph.ops[pick.node]
+        if isinstance(op, Dense):
+            return reading(pick.node)
+        makers = [run.origin for source in op.inputs for run in graph.sources(source)]
+        return sum(map(reading, readers.get(pick.node, []))) + sum(
+            making(name) for name in makers if isinstance(graph.ops[name], Dense)
+        )
 
     def rule(pick: Pick) -> bool:
-        op, price = graph.ops[pick.node], costs.prices[pick.node]
-        assert isinstance(op, Dense)
-        outputs = op.value.channels / op.groups
-        saved = price.pair * outputs * (pick.there - pick.wanted)
         numbers = costs.channel_numbers(graph, pick.origin) * pick.wanted
-        return costs.pick_seconds(numbers) >= saved
+        return costs.pick_seconds(numbers) >= saved(pick) * (pick.there - pick.wanted)
 
     return rule
 
@@ -118,19 +144,54 @@ class Shaper:
         return site_masks(self._supernet.space.sites, self._supernet.gates.split(kept))
 
     def _widen(self, kept: Tensor) -> None:
-        """Let layers read whole values where the rule says so."""
+        """Let operations read whole values where the rule says so, first value first."""
         assert self._reads_all is not None
-        plan = self._plan(kept)
-        for origin, readings in self._readings.items():
-            there = plan.kept(origin)
-            for reading in readings:
-                if not plan.reads[reading.site.node]:
-                    continue
-                factor = len(reading.units) // len(there)
-                wanted = plan.reads[reading.site.node][0][reading.channels].reshape(-1, factor).any(1)
-                pick = Pick(reading.site.node, origin, int(wanted.sum()), int(there.sum()))
-                if 0 < pick.wanted < pick.there and self._reads_all(pick):
-                    kept[reading.units[there.repeat_interleave(factor)]] = True
+        graph, plan = self._supernet.graph, self._plan(kept)
+        whole: dict[str, Tensor] = {}  # the channels with which each value is made then
+        sites = {site.node: site for site in self._supernet.space.sites}
+        for name, op in graph.ops.items():
+            whole[name] = plan.kept(name)
+            if not whole[name].any():
+                continue
+            if name in sites and plan.reads[name]:
+                self._widen_site(sites[name], plan, whole[sites[name].source], kept)
+            elif passes_channels(op):
+                whole[name] = self._widened(name, whole)
+                for reading in self._readings.get(name, []):
+                    if kept[reading.units].any():
+                        self._follow_stream(reading, plan.kept(name), whole[name], kept)
+
+    def _widened(self, name: str, whole: dict[str, Tensor]) -> Tensor:
+        """The channels of a value that is passed on or summed, if sums read whole values where the rule says so."""
+        assert self._reads_all is not None
+        graph, op, own = self._supernet.graph, self._supernet.graph.ops[name], whole[name]
+        if op.source_runs() is not None:
+            return own | (op.push([whole[source][:, None].long() for source in op.inputs])[:, 0] > 0)
+        for source, value in zip(op.inputs, op.values, strict=True):
+            there = whole[source]
+            if value.channels != op.value.channels or not (there & ~own).any():
+                continue
+            if self._reads_all(Pick(name, graph.sources(source)[0].origin, int(own.sum()), int((there | own).sum()))):
+                own = own | there
+        return own
+
+    def _follow_stream(self, reading: _Reading, before: Tensor, after: Tensor, kept: Tensor) -> None:
+        """Let a layer that read all of a sum go on doing so when the sum is made with more channels."""
+        factor = len(reading.units) // len(before)
+        if kept[reading.units[before.repeat_interleave(factor)]].all():
+            kept[reading.units[after.repeat_interleave(factor)]] = True
+
+    def _widen_site(self, site: Site, plan: Plan, there: Tensor, kept: Tensor) -> None:
+        """Let a layer read all of what it reads, source by source, where the rule says so."""
+        assert self._reads_all is not None
+        reads, units = plan.reads[site.node][0] | kept[self._units[site.node]], self._units[site.node]
+        for run in self._supernet.graph.sources(site.source):
+            part = slice(run.start, run.start + run.channels)
+            wanted, made = reads[part] & there[part], there[part]
+            block = max(1, run.channels // self._supernet.graph.value(run.origin).channels)
+            pick = Pick(site.node, run.origin, int(wanted.sum()) // block, int(made.sum()) // block)
+            if 0 < pick.wanted < pick.there and self._reads_all(pick):
+                kept[units[part][made]] = True
 
     def _round_values(self, kept: Tensor) -> None:
         """Bring the computed channels of every value up to a round number, last value first.
