@@ -22,6 +22,7 @@ from pgnas.run_folder.storage import TEMPORARY_PREFIX
 from pgnas.stages.export_check import verify
 from pgnas.stages.export_metadata import ExportMetadata
 from pgnas.stages.exporting import export_onnx, export_pt2, export_safetensors, export_source
+from pgnas.stages.source_code import source_code
 
 METADATA = ExportMetadata(
     class_names=("cat", '<b>"dog"</b>', "naïve\n", "not text \udcff"),
@@ -218,6 +219,20 @@ def test_the_source_holds_class_names_and_preprocessing(exported: Path) -> None:
     preprocess = names["preprocess"]
     assert callable(preprocess)
     torch.testing.assert_close(preprocess(images), (images / 255 - mean) / std)
+
+
+def test_the_source_of_a_network_on_volumes_normalises_volumes() -> None:
+    steps = {"channels": 2, "depth": 2, "height": 3, "width": 4, "mean": [0.5, 0.25], "std": [0.5, 0.125]}
+    metadata = dataclasses.replace(METADATA, preprocessing=steps)
+    network = fx.symbolic_trace(nn.Sequential(nn.Conv3d(2, 4, 1), nn.Flatten(), nn.Linear(96, 4)))
+    names: dict[str, object] = {"__name__": "model", "__file__": "model.py"}
+    exec(source_code(network, metadata=metadata), names)
+    assert (names["CHANNELS"], names["DEPTH"], names["HEIGHT"], names["WIDTH"]) == (2, 2, 3, 4)
+    volumes = torch.randint(0, 256, (3, 2, 2, 3, 4), dtype=torch.uint8)
+    preprocess = names["preprocess"]
+    assert callable(preprocess)
+    mean, std = (torch.tensor(steps[key]).view(2, 1, 1, 1) for key in ("mean", "std"))
+    torch.testing.assert_close(preprocess(volumes), (volumes / 255 - mean) / std)
 
 
 def test_onnx_is_one_file_with_a_named_batch(exported: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from pgnas.nn import measure
+from pgnas.nn.timing import latency
 from pgnas.seeds import derive_seed
 from pgnas.stages.context import Context
 from pgnas.stages.phases import NetworkPhase
@@ -51,13 +52,18 @@ def _network(run: Context, name: str) -> tuple[nn.Module | None, str]:
 
     def fits(module: nn.Module) -> bool:
         counts = measure(module, (run.example,))
-        return all(getattr(counts, kind) <= cap for kind, cap in run.caps.items())
+        costs: dict[str, float] = asdict(counts)
+        if "latency" in run.caps:
+            costs["latency"] = latency(
+                module, (run.example[:1].expand(run.config.latency_batch, *run.example.shape[1:]),)
+            )
+        return all(costs[kind] <= cap for kind, cap in run.caps.items())
 
     spec = uniform_width(run.config.model, fits, **options)
     if spec is None:
         return None, ""
-    size, seed = (shape.height, shape.width), derive_seed(run.config.seed, "weights")
-    return build_model(spec, **options, image_size=size, seed=seed).module, spec
+    seed = derive_seed(run.config.seed, "weights")
+    return build_model(spec, **options, image_size=shape.size, seed=seed).module, spec
 
 
 def _train(run: Context, name: str) -> dict[str, Any]:

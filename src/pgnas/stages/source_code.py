@@ -37,9 +37,9 @@ class Layers(nn.Module):
 '''
 _PREPROCESS = '''
 def preprocess(images: torch.Tensor) -> torch.Tensor:
-    """Images as the network takes them: (B, C, H, W) uint8, resized to HEIGHT x WIDTH, to normalised float32."""
-    mean = torch.tensor(MEAN, device=images.device).view(-1, 1, 1)
-    std = torch.tensor(STD, device=images.device).view(-1, 1, 1)
+    """{what} as the network takes them: ({axes}) uint8, resized to {size}, to normalised float32."""
+    mean = torch.tensor(MEAN, device=images.device).view(-1{ones})
+    std = torch.tensor(STD, device=images.device).view(-1{ones})
     return (images.to(torch.float32) / 255 - mean) / std
 
 '''
@@ -92,7 +92,7 @@ def source_code(module: nn.Module, *, class_name: str = "Network", metadata: Exp
         f'    """Takes {_takes(metadata)}; returns logits (B, K)."""\n\n'
         f"    def __init__(self) -> None:\n        super().__init__()\n{layers}\n"
         f"    def forward(self, {inputs}) -> torch.Tensor:\n{body}\n",
-        _PREPROCESS if metadata is not None else "",
+        _preprocess(metadata),
         _LOAD.format(name=class_name, weights=WEIGHTS_NAME),
     ]
     return "".join(parts)
@@ -162,7 +162,8 @@ def _docstring(class_name: str, metadata: ExportMetadata | None) -> str:
         numbers = f"{metadata.params:,} parameters, {metadata.macs:,} multiply-adds"
         lines = [f'"""A network for {len(metadata.class_names)} classes, found by pgnas: {numbers}.', ""]
     use = ["from model import CLASS_NAMES, load, preprocess", "", "network = load()"]
-    use += ["logits = network(preprocess(images))  # images: (B, C, H, W) uint8"]
+    axes = "B, C, H, W" if metadata is None else _axes(metadata.preprocessing)
+    use += [f"logits = network(preprocess(images))  # images: ({axes}) uint8"]
     use += ["names = [CLASS_NAMES[label] for label in logits.argmax(1).tolist()]"]
     if metadata is None:
         use = [f"from model import {class_name}, load", "", "network = load()", "logits = network(images)"]
@@ -187,7 +188,7 @@ def _constants(metadata: ExportMetadata | None) -> str:
         names = "[\n" + "".join(f"    {literal(name)},\n" for name in metadata.class_names) + "]"
     return (
         f"CLASS_NAMES = {names}\n"
-        f"CHANNELS, HEIGHT, WIDTH = {int(steps['channels'])}, {int(steps['height'])}, {int(steps['width'])}\n"
+        f"CHANNELS, {', '.join(name.upper() for name in _sizes(steps))} = {_dimensions(steps)}\n"
         f"MEAN = {literal(list(steps['mean']))}  # of pixel values scaled to 0..1, each channel\n"
         f"STD = {literal(list(steps['std']))}\n"
         f"ARCHITECTURE = {literal(metadata.architecture)}  # its digest\n"
@@ -205,5 +206,30 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _takes(metadata: ExportMetadata | None) -> str:
     if metadata is None:
         return "normalised images (B, C, H, W), float32"
+    return f"normalised images (B, {_dimensions(metadata.preprocessing)}), float32"
+
+
+def _sizes(steps: Mapping[str, Any]) -> list[str]:
+    """What a volume or an image has sizes of, past its channels."""
+    return [name for name in ("depth", "height", "width") if steps.get(name) is not None]
+
+
+def _dimensions(steps: Mapping[str, Any]) -> str:
+    return ", ".join(str(int(steps[name])) for name in ("channels", *_sizes(steps)))
+
+
+def _axes(steps: Mapping[str, Any]) -> str:
+    return ", ".join(["B", "C", *(name[0].upper() for name in _sizes(steps))])
+
+
+def _preprocess(metadata: ExportMetadata | None) -> str:
+    if metadata is None:
+        return ""
     steps = metadata.preprocessing
-    return f"normalised images (B, {int(steps['channels'])}, {int(steps['height'])}, {int(steps['width'])}), float32"
+    sizes = _sizes(steps)
+    return _PREPROCESS.format(
+        what="Images" if len(sizes) == 2 else "Volumes or clips",
+        axes=_axes(steps),
+        size=" x ".join(name.upper() for name in sizes),
+        ones=", 1" * len(sizes),
+    )
