@@ -2,10 +2,10 @@
 
     PGNAS_DATA=folder python bench/presets.py --scale 3%
 
-The folder holds CIFAR-10 unpacked as cifar10/{train,test}/<class>/<image> and ModelNet10 as modelnet10_voxels32.npz;
-without CIFAR-10 the handwritten digits stand in for images. CIFAR-10 stands in for CIFAR-100 and for ImageNet too, voxels
-for clips: what is shown is that every preset runs, not what it achieves. Each preset is one resumable run; an interrupted
-bench goes on where it was.
+The folder holds CIFAR-10 unpacked as cifar10/{train,test}/<class>/<image>, and ModelNet10 as modelnet10_voxels32.npz.
+CIFAR-10 stands in for CIFAR-100 and ImageNet too (without it, the handwritten digits do), voxels for clips: what is
+shown is that every preset runs, not what it achieves. Each preset is one resumable run; an interrupted bench goes on
+where it was.
 """
 
 from __future__ import annotations

@@ -112,6 +112,36 @@ for _place, (_stage, _text) in enumerate(STAGES.items(), start=1):
     _add_stage(_stage, _text, _place)
 
 
+@app.command(sort_key=len(STAGES))
+def finetune(
+    path: Annotated[Path, Parameter(name="RUN")],
+    /,
+    *,
+    epochs: Annotated[int, _WHOLE] = 10,
+    lr: float = 0.01,
+    weight_decay: float = 5e-4,
+    out: Path | None = None,
+) -> None:
+    """Train the found network of a finished run further, with plain weight decay, and export it again.
+
+    Running the same command again resumes what was interrupted.
+
+    Args:
+        path: The run folder.
+        epochs: Epochs.
+        lr: Peak learning rate (SGD, Nesterov momentum 0.9, cosine after warm-up).
+        weight_decay: L2 decay of the weights.
+        out: Work in a copy of the run folder, made here; not given: in the run folder itself.
+    """
+    with _reporter() as progress:
+        from pgnas.stages.finetuning import FinetuneSettings
+        from pgnas.stages.finetuning import finetune as train_further
+
+        settings = FinetuneSettings(epochs=epochs, lr=lr, weight_decay=weight_decay)
+        result = train_further(path, settings, out=out, progress=progress)
+    print_lines(result.summary())
+
+
 @app.command(name="list", sort_key=len(STAGES) + 1)
 def list_(
     what: Annotated[Literal["models", "data", "priors", "presets"], Parameter(name="WHAT")],

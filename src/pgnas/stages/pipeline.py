@@ -83,7 +83,7 @@ def run(
                     folder.discard(remove_folder=not existed)
             raise
         for name in undone:
-            _do(context, name)
+            do_stage(context, name, STAGES[name], of_the_first=name in OF_THE_FIRST)
         return load_result(folder, context)
 
 
@@ -104,7 +104,7 @@ def run_stage(path: str | Path, name: str, *, progress: Progress | None = None) 
         context = Context(folder, progress or SilentReporter(), processes=processes)
         if not folder.stage_done(name):
             _check(context, name)
-        _do(context, name)
+        do_stage(context, name, STAGES[name], of_the_first=name in OF_THE_FIRST)
         return load_result(folder, context)
 
 
@@ -166,7 +166,15 @@ def _check(context: Context, name: str) -> None:
     held.release(progress)
 
 
-def _do(context: Context, name: str) -> None:
+def do_stage(context: Context, name: str, stage: Stage, *, of_the_first: bool = False) -> None:
+    """Do a stage unless it is done, and record it.
+
+    Args:
+        context: The run.
+        name: The stage's name in the ledger.
+        stage: What it does.
+        of_the_first: Whether one process does it for all.
+    """
     folder = context.folder
     if folder.stage_done(name):
         return
@@ -175,11 +183,7 @@ def _do(context: Context, name: str) -> None:
     try:
         if name == "evaluate" and context.config.baseline:
             train_baselines(context)
-        stage = STAGES[name]
-        if name in OF_THE_FIRST:
-            facts = context.processes.from_first(lambda: stage(context, store))
-        else:
-            facts = stage(context, store)
+        facts = context.processes.from_first(lambda: stage(context, store)) if of_the_first else stage(context, store)
     except BaseException as error:
         with context.processes.alone():
             if not isinstance(error, InputError):

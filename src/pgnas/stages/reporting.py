@@ -119,6 +119,8 @@ def _networks(result: Mapping[str, Any]) -> str:
         entries.append(("Supernet (posterior mean)", supernet, ""))
     if section(result, "found"):
         entries.append(("Found network", section(result, "found"), "found"))
+    if section(result, "finetuned"):
+        entries.append(("Found network, fine-tuned", section(result, "finetuned"), ""))
     for name in section(result, "baselines"):
         entries.append((f"Baseline: {name}", section(result["baselines"], name), ""))
     lines = []

@@ -48,6 +48,8 @@ class RunResult:
             lines.append(_row("supernet (posterior mean)", supernet))
         if found:
             lines.append(_row("found network", found, full))
+        if self.values.get("finetuned"):
+            lines.append(_row("found network, fine-tuned", self.values["finetuned"], full))
         for name, baseline in (self.values.get("baselines") or {}).items():
             lines.append(_row(f"baseline {name}", baseline, full))
         lines.extend(self.values.get("notes") or [])

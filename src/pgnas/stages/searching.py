@@ -21,6 +21,7 @@ from pgnas.supernets import load_state
 
 TRIALS = 8
 """Candidates on which ``--recalibrate auto`` compares validation accuracy with and without."""
+TUNED_NAME = "finetuned.safetensors"
 Facts = dict[str, Any]
 
 
@@ -149,12 +150,13 @@ def extracted_network(run: Context) -> SmallNetwork:
 
 
 def trained_network(run: Context) -> nn.Module:
-    """The found network as training left it, on the device.
+    """The found network as training, or the fine-tuning after it, left it, on the device.
 
     Raises:
         RunFolderError: It has not been trained yet.
     """
-    path = run.folder.require("found.safetensors", stage="train")
+    tuned = run.folder.stage_done("finetune")
+    path = run.folder.require(TUNED_NAME if tuned else "found.safetensors", stage="finetune" if tuned else "train")
     network = found_network(run).module
     load_state(network, load_tensors(path)[0], source=str(path))
     return network

@@ -1,0 +1,164 @@
+"""``pgnas finetune RUN``: the found network of a finished run trained further, with plain weight decay."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pgnas.errors import ConfigError, RunFolderError
+from pgnas.processes import join
+from pgnas.progress import Progress, SilentReporter
+from pgnas.run_folder import RunFolder, SharedFolder
+from pgnas.run_folder.lock import LOCK_NAME
+from pgnas.run_folder.storage import TEMPORARY_PREFIX
+from pgnas.stages import finishing
+from pgnas.stages.context import Context
+from pgnas.stages.phases import NetworkPhase
+from pgnas.stages.pipeline import do_stage, load_result
+from pgnas.stages.result import RunResult
+from pgnas.stages.schedule import cosine_schedule
+from pgnas.stages.searching import TUNED_NAME, trained_network
+from pgnas.stages.store import FolderStore
+
+_SETTINGS = "finetune.settings"
+_SAME = ("architecture.json", "found.safetensors")
+"""What a copy of a run has in common with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings:
+    """How the network is trained further.
+
+    Attributes:
+        epochs: Epochs.
+        lr: Peak learning rate (SGD, Nesterov momentum 0.9, cosine after warm-up).
+        weight_decay: L2 decay of kernels and matrices.
+    """
+
+    epochs: int = 10
+    lr: float = 0.01
+    weight_decay: float = 5e-4
+
+    def __post_init__(self) -> None:
+        bounds = {
+            "--epochs": (self.epochs, 1 <= self.epochs <= 1_000_000, "lie in [1, 1000000]"),
+            "--lr": (self.lr, 0 < self.lr <= 1_000, "lie in (0, 1000]"),
+            "--weight-decay": (self.weight_decay, 0 <= self.weight_decay <= 1_000, "lie in [0, 1000]"),
+        }
+        for flag, (value, good, rule) in bounds.items():
+            if not good:
+                raise ConfigError(flag, f"must {rule}", value=value, remedy="choose a value inside")
+
+
+def finetune(
+    path: str | Path, settings: FinetuneSettings, *, out: str | Path | None = None, progress: Progress | None = None
+) -> RunResult:
+    """Train the found network of a finished run further, and export, evaluate and report it; resumed if begun.
+
+    The run's own results stay in ``result.json``; the fine-tuned network's are added to it as ``finetuned``, and it is
+    what the exported files hold then.
+
+    Args:
+        path: The run folder.
+        settings: How.
+        out: Work in a copy of the run folder, made here; ``None``: in the run folder itself.
+        progress: Where to report; nowhere by default.
+
+    Raises:
+        RunFolderError: The run is not finished, has nothing to train, or was fine-tuned with other settings.
+        DivergedError: The loss became NaN or infinite.
+    """
+    processes, source = join(), Path(path)
+    if out is not None and Path(out).absolute() != source.absolute():
+        processes.from_first(lambda: _copy(source, Path(out)))
+        source = Path(out)
+    with SharedFolder.share(processes, lambda: RunFolder.open(source)) as folder:
+        context = Context(folder, progress or SilentReporter(), processes=processes)
+        _require_finished(folder)
+        if context.found.params == 0:
+            raise RunFolderError(str(source), "has nothing to fine-tune", value="a found network without parameters")
+        _note_settings(folder, settings)
+        do_stage(context, "finetune", lambda run, store: _train(run, store, settings))
+        do_stage(context, "finetune.export", finishing.export, of_the_first=True)
+        do_stage(context, "finetune.evaluate", _evaluate)
+        do_stage(context, "finetune.report", finishing.report, of_the_first=True)
+        return load_result(folder, context)
+
+
+def _copy(source: Path, out: Path) -> None:
+    """A whole copy of a finished run, or the one made before."""
+    with RunFolder.open(source, writer=False) as folder:
+        _require_finished(folder)
+    if out.is_dir() and any(out.iterdir()):
+        if not all((out / name).is_file() and _same_bytes(source / name, out / name) for name in _SAME):
+            raise RunFolderError(
+                f"--out {out}", f"must be empty or a copy of {source}", value="another folder", remedy="choose another"
+            )
+        return
+    beside = out.absolute().parent / f"{TEMPORARY_PREFIX}{out.name}"
+    shutil.rmtree(beside, ignore_errors=True)
+    ignored = shutil.ignore_patterns("checkpoints", LOCK_NAME, f"{TEMPORARY_PREFIX}*")
+    shutil.copytree(source, beside, ignore=ignored)
+    beside.rename(out)  # a kill leaves a whole copy or none
+
+
+def _same_bytes(one: Path, other: Path) -> bool:
+    return one.read_bytes() == other.read_bytes()
+
+
+def _require_finished(folder: RunFolder) -> None:
+    if not folder.stage_done("report"):
+        config = folder.file("config.toml")
+        raise RunFolderError(
+            str(folder.path),
+            "must be a finished run",
+            value="no report yet",
+            remedy=f"finish it first: pgnas run --config {config} --out {folder.path}",
+        )
+
+
+def _note_settings(folder: RunFolder, settings: FinetuneSettings) -> None:
+    known, now = folder.stage_facts(_SETTINGS), asdict(settings)
+    if not known:
+        folder.mark_done(_SETTINGS, 0.0, **now)
+    elif known != now:
+        differing = [name for name in now if known.get(name) != now[name]]
+        value = ", ".join(f"{name} {known.get(name)} there, {now[name]} now" for name in differing)
+        raise RunFolderError(
+            str(folder.path), "was fine-tuned with other settings", value=value, remedy="add --out with another folder"
+        )
+
+
+def _train(run: Context, store: FolderStore, settings: FinetuneSettings) -> dict[str, Any]:
+    network = trained_network(run)
+    planned = run.recipe.planned_macs(run.found, settings.epochs)
+    phase = NetworkPhase(
+        network,
+        name="finetune",
+        engine=run.engine,
+        schedule=cosine_schedule(settings.lr, settings.epochs * run.steps_an_epoch),
+        loss=run.recipe.loss,
+        weight_decay=settings.weight_decay,
+        compiled=run.compile_choice("finetune", planned),
+    )
+    run.train(phase, range(settings.epochs), store)
+    run.folder.save_tensors(TUNED_NAME, network.state_dict())
+    return {"val_accuracy": run.score(network, run.data.estimate).metric}
+
+
+def _evaluate(run: Context, store: FolderStore) -> dict[str, Any]:
+    """Read the test split for the fine-tuned network, once, and add it to result.json."""
+    test = run.score(trained_network(run), run.data.test)
+    result: Any = run.folder.read_json("result.json", stage="evaluate")
+    tuned = {
+        **{key: result["found"][key] for key in ("params", "macs")},
+        **run.folder.stage_facts(_SETTINGS),
+        **run.folder.stage_facts("finetune"),
+        "test_accuracy": test.metric,
+        "test_loss": test.loss,
+        "test_images": test.count,
+    }
+    run.folder.write_json("result.json", {**result, "finetuned": tuned})
+    return {"test_accuracy": test.metric}
