@@ -297,5 +297,5 @@ def test_a_preset_is_shown_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "presets", "paper/cifar10-E", "--scale", "6%"]) == 0
     shown = capsys.readouterr().out
     row = next(line for line in shown.splitlines() if line.startswith("--epochs"))
-    assert row.split()[:4] == ["--epochs", "630", "4", "paper"]
+    assert row.split()[:4] == ["--epochs", "630", "2", "paper"]
     assert "s^2 times as many" in shown

@@ -69,7 +69,7 @@ def test_a_shrunk_preset_is_smaller_and_valid_and_its_rate_has_the_same_shape(na
     full, small = config_of(name), config_of(name, share)
     assert small.epochs is not None
     assert full.epochs is not None
-    assert 4 <= small.epochs < full.epochs
+    assert 2 <= small.epochs < full.epochs
     assert 16 <= small.candidates < full.candidates
     assert small.data_size is None
     # both with 100 steps for an n-th of the run: the same rates

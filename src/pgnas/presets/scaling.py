@@ -6,7 +6,7 @@ With the share s:
 * depths (``blocks``, ``cells``) s times as deep, at least one a stage;
 * the side of the images becomes sqrt(s) times as long, at least 16 pixels (32 where the network's stem divides it by
   four), and the hole of cutout with it;
-* the epochs become s^2 times as many, at least 4, and everything counted in epochs in the same proportion, so that the
+* the epochs become s^2 times as many, at least 2, and everything counted in epochs in the same proportion, so that the
   learning rate has the same shape;
 * the candidates become s times as many, at least 16;
 * N of the ELBO becomes what it is by default: the training images at hand, ten times as many if they are augmented.
@@ -24,7 +24,7 @@ from pgnas.amounts import parse_share
 from pgnas.supernets import MODELS
 from pgnas.supernets.registry import parse_parameters
 
-LEAST_EPOCHS, LEAST_CANDIDATES = 4, 16
+LEAST_EPOCHS, LEAST_CANDIDATES = 2, 16
 LEAST_SIDE, LEAST_SIDE_OF_STEM = 16, 32
 _LEAST_WIDTHS = {"width": 8, "filters": 8, "growth": 4}
 _DEPTHS = ("blocks", "cells")
