@@ -5,13 +5,11 @@ Exit codes: 0 done, 1 a run went wrong, 2 the input breaks a rule, 130 interrupt
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,11 +17,11 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from pgnas import config_file
-from pgnas.cli import presets
+from pgnas.cli import bench, presets
 from pgnas.cli.flags import given, make_flags_class, whole_number
-from pgnas.console import NoteHandler, make_reporter, print_either, print_error, print_interrupted, print_lines
+from pgnas.cli.reporter import reporter
+from pgnas.console import print_either, print_error, print_interrupted, print_lines
 from pgnas.errors import PgnasError
-from pgnas.progress import Progress
 
 # torch takes seconds to import: whatever needs it is imported inside the command.
 
@@ -83,7 +81,7 @@ def run(
     named, notes = presets.layer(preset, scale)
     in_file = config_file.read_settings(config) if config is not None else {}
     settings = config_file.make_config(named, in_file, given(flags))
-    with _reporter() as progress:
+    with reporter() as progress:
         from pgnas import stages
 
         for note in notes:
@@ -99,7 +97,7 @@ app.command(run, sort_key=0)
 
 def _add_stage(stage: Stage, text: str, place: int) -> None:
     def command(path: Annotated[Path, Parameter(name="RUN", help="The run folder.")], /) -> None:
-        with _reporter() as progress:
+        with reporter() as progress:
             from pgnas import stages
 
             result = stages.run_stage(path, stage, progress=progress)
@@ -133,7 +131,7 @@ def finetune(
         weight_decay: L2 decay of the weights.
         out: Work in a copy of the run folder, made here; not given: in the run folder itself.
     """
-    with _reporter() as progress:
+    with reporter() as progress:
         from pgnas.stages.finetuning import FinetuneSettings
         from pgnas.stages.finetuning import finetune as train_further
 
@@ -198,18 +196,7 @@ def inspect(
     print_either(tables.plain(sections), lambda width: tables.fancy(sections, width))
 
 
-@contextlib.contextmanager
-def _reporter() -> Iterator[Progress]:
-    """A reporter that is closed in the end and shows what pgnas logs meanwhile."""
-    reporter = make_reporter()
-    handler = NoteHandler(reporter)
-    logger = logging.getLogger("pgnas")
-    logger.addHandler(handler)
-    try:
-        yield reporter
-    finally:
-        logger.removeHandler(handler)
-        reporter.close()
+app.command(bench.app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,80 @@
+"""``pgnas bench``: searches in benchmarks whose networks were all trained, scored by what those achieved."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter, Token
+
+from pgnas.cli.flags import whole_number
+from pgnas.cli.reporter import reporter
+from pgnas.console import print_lines
+from pgnas.errors import ConfigError
+
+app = App(
+    name="bench",
+    help="Search in a benchmark whose networks were all trained, and look up what was found.",
+    sort_key=100,  # after all other commands
+)
+_WHOLE = Parameter(converter=whole_number)
+
+
+def _words(_: object, tokens: Sequence[Token]) -> tuple[str, ...]:
+    return tuple(part.strip() for token in tokens for part in token.value.split(",") if part.strip())
+
+
+def _wholes(kind: object, tokens: Sequence[Token]) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in _words(kind, tokens))
+    except ValueError:
+        raise ValueError("must be whole numbers with commas between them") from None
+
+
+@app.command
+def nats_size(
+    *,
+    out: Path,
+    data: str = "cifar10",
+    table: Path | None = None,
+    column: str | None = None,
+    caps: Annotated[tuple[str, ...], Parameter(converter=_words, negative=())] = ("6.4%", "25%"),
+    seeds: Annotated[tuple[int, ...], Parameter(converter=_wholes, negative=())] = (0, 1, 2),
+    width: Annotated[int, _WHOLE] = 32,
+    image_size: Annotated[int, _WHOLE] = 16,
+    epochs: Annotated[int, _WHOLE] = 8,
+    candidates: Annotated[int, _WHOLE] = 64,
+) -> None:
+    """Search NATS-Bench's size space under caps on the flops; print the true accuracy of what was found.
+
+    The same command again takes up where an interrupted one was. The table scores the end result and guides nothing.
+
+    Args:
+        out: Folder for the runs and results.json.
+        data: The images to search on, as for pgnas run.
+        table: The benchmark's table, an .npz file; not given: nats_size.npz in the folder $PGNAS_DATA.
+        column: The table's column of accuracies; not given: the only one.
+        caps: Shares of the largest network's flops.
+        seeds: A search each.
+        width: Width of the supernet, a multiple of 8 up to 64.
+        image_size: Side in pixels of the images in the search.
+        epochs: Epochs of a search.
+        candidates: Architectures drawn and ranked.
+    """
+    given: dict[str, Any] = {"caps": caps, "seeds": seeds, "width": width, "image_size": image_size}
+    given |= {"epochs": epochs, "candidates": candidates, "column": column}
+    with reporter() as progress:
+        from pgnas.stages.nats_bench import SizeBench, bench_size
+
+        settings = SizeBench(data=data, table=table or _table("nats_size.npz"), out=out, **given)
+        result = bench_size(settings, progress=progress)
+    print_lines(result.summary())
+
+
+def _table(name: str) -> Path:
+    home = os.environ.get("PGNAS_DATA")
+    if not home:
+        raise ConfigError("--table", f"must name the benchmark's {name}", remedy="give it, or set PGNAS_DATA")
+    return Path(home) / name

@@ -1,0 +1,164 @@
+"""The size table of NATS-Bench: what its networks cost and what they achieved, trained for real.
+
+A table is an ``.npz`` file with the integer columns c1..c5, ``params`` and ``flops`` and at least one column of
+accuracies. A search reads costs alone; accuracies score what it found, when it is over.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pgnas.errors import ConfigError, FileError
+
+WIDTHS = ("c1", "c2", "c3", "c4", "c5")
+COSTS = ("params", "flops")
+NEAR_CAP = 0.9
+"""Networks of at least this share of the cap are "near" it."""
+
+
+@dataclass(frozen=True)
+class SizeRow:
+    """One network of the table.
+
+    Attributes:
+        row: Its place in the table.
+        widths: c1..c5.
+        params: Parameters.
+        flops: Multiply-adds, and the classifier's bias.
+    """
+
+    row: int
+    widths: tuple[int, ...]
+    params: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class SizeReferences:
+    """What the table holds under a cap, in the unit of its accuracies.
+
+    Attributes:
+        uniform: The network of one width throughout whose flops are nearest to the cap, below it or above.
+        uniform_width: Its width.
+        uniform_share: Its flops as a share of the largest network's.
+        near_cap: Mean of the networks whose flops lie within 90-100 % of the cap; None if there are none.
+        best: The best network.
+    """
+
+    uniform: float
+    uniform_width: int
+    uniform_share: float
+    near_cap: float | None
+    best: float
+
+
+class SizeTable:
+    """The table in memory.
+
+    Args:
+        path: The ``.npz`` file.
+        column: Name of the column of accuracies; ``None``: the only one.
+
+    Raises:
+        FileError: The file is no such table.
+        ConfigError: ``column`` is no column of accuracies, or there are several and none was named.
+    """
+
+    def __init__(self, path: Path, *, column: str | None = None) -> None:
+        columns = _columns(path)
+        missing = [name for name in (*WIDTHS, *COSTS) if name not in columns]
+        shapes = {values.shape for values in columns.values()}
+        if missing or len(shapes) != 1 or len(next(iter(shapes))) != 1 or not next(iter(shapes))[0]:
+            value = f"no column {missing[0]}" if missing else f"shapes {sorted(shapes)}"
+            raise _no_table(path, value)
+        self.column = _accuracy_column(path, columns, column)
+        self._accuracy: np.ndarray[Any, Any] = columns[self.column]
+        self._widths = np.stack([columns[name] for name in WIDTHS], 1).astype(np.int64)
+        self._params, self._flops = (columns[name].astype(np.int64) for name in COSTS)
+
+    @property
+    def largest(self) -> int:
+        """Flops of the most expensive network."""
+        return int(self._flops.max())
+
+    def nearest(self, widths: Sequence[float], cap: float) -> SizeRow:
+        """The network of at most ``cap`` flops whose widths are nearest to these, in the sum of squared differences.
+
+        Without a cap that is each width rounded to its nearest allowed value. Of equally near ones the most
+        expensive. Accuracies are not looked at.
+
+        Raises:
+            ConfigError: No network is that cheap.
+        """
+        self._require(cap)
+        distance = ((self._widths - np.asarray(widths, dtype=np.float64)) ** 2).sum(1)
+        distance[self._flops > cap] = np.inf
+        row = int(np.lexsort((-self._flops, distance))[0])
+        found = tuple(int(width) for width in self._widths[row])
+        return SizeRow(row, found, int(self._params[row]), int(self._flops[row]))
+
+    def accuracy(self, row: int) -> float:
+        """What the network of a row achieved."""
+        return float(self._accuracy[row])
+
+    def references(self, cap: float) -> SizeReferences:
+        """What there is to compare with under a cap.
+
+        Raises:
+            ConfigError: No network is that cheap.
+        """
+        self._require(cap)
+        allowed = self._flops <= cap
+        near = allowed & (self._flops >= NEAR_CAP * cap)
+        equal = (self._widths == self._widths[:, :1]).all(1)
+        uniform = int(np.where(equal, np.abs(self._flops - cap), np.inf).argmin())
+        return SizeReferences(
+            float(self._accuracy[uniform]),
+            int(self._widths[uniform, 0]),
+            float(self._flops[uniform] / self.largest),
+            float(self._accuracy[near].mean()) if near.any() else None,
+            float(self._accuracy[allowed].max()),
+        )
+
+    def _require(self, cap: float) -> None:
+        if not (self._flops <= cap).any():
+            cheapest = self._flops.min() / self.largest
+            raise ConfigError(
+                "--caps",
+                f"must be at least the cheapest network's {cheapest:.2%} of the largest's flops",
+                value=f"{cap / self.largest:.2%}",
+                remedy="raise the cap",
+            )
+
+
+def _columns(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: np.asarray(file[name]) for name in file.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise _no_table(path, error) from error
+
+
+def _accuracy_column(path: Path, columns: dict[str, np.ndarray[Any, Any]], column: str | None) -> str:
+    known = [name for name, values in columns.items() if np.issubdtype(values.dtype, np.floating)]
+    if column is None and len(known) == 1:
+        return known[0]
+    if column not in known:
+        raise ConfigError(
+            "--column",
+            f"must be one of the columns of accuracies in {path}: {', '.join(known) or 'there is none'}",
+            value=column or "none",
+            remedy="name one of them",
+        )
+    return column
+
+
+def _no_table(path: Path, value: object) -> FileError:
+    rule = f"must be a table of NATS-Bench's size space: equally long columns {', '.join((*WIDTHS, *COSTS))}"
+    return FileError(str(path), f"{rule} and accuracies", value=value, remedy="give an .npz file of such columns")
