@@ -15,6 +15,7 @@ from pgnas.errors import ConfigError
 Granularity = Literal["channel", "group", "product"]
 PriorName = Literal["gibbs", "bernoulli", "paper"]
 Switch = Literal["auto", "on", "off"]
+Ranking = Literal["exhaustive", "halving", "elimination"]
 Selections = Literal["auto", "on", "measured", "off"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -63,6 +64,10 @@ class RunConfig:
         decide_at: Point of the run, as a share of the epochs, at which an architecture is drawn and frozen;
             ``"never"``: at the end, as in the paper; ``None``: ``"25%"`` with a cap, else ``"never"``.
         candidates: C, the number of architectures drawn and ranked.
+        ranking: Score every candidate on every held-out image (``exhaustive``), or race them: ``halving`` spends a
+            fixed share of these passes, ``elimination`` what an error probability takes.
+        ranking_budget: Share of the passes that ``halving`` spends, in (0, 1].
+        ranking_error: Probability with which ``elimination`` may choose another than the best, in (0, 1).
         avoid_selections: Let a layer that keeps nearly all channels of a value with several readers read all of it:
             picking channels costs more than it saves. ``on``: from a fixed share upwards; ``measured``: where that is
             so as timed on this device; ``auto``, with a cap and a logit a channel: ``measured`` with ``round_to`` or
@@ -115,6 +120,9 @@ class RunConfig:
     latency_batch: int = 1
     decide_at: str | None = None
     candidates: int = 64
+    ranking: Ranking = "exhaustive"
+    ranking_budget: float = 0.05
+    ranking_error: float = 0.05
     avoid_selections: Selections = "auto"
     round_to: int = 1
     device_costs: str | None = None
@@ -201,6 +209,8 @@ _BOUNDS: dict[str, tuple[float, float, bool]] = {  # field: (low, high, low is a
     "prior_drop": (0, 1, False),
     "latency_batch": (1, 1_000_000, True),
     "candidates": (1, 10_000_000, True),
+    "ranking_budget": (0, 1, False),
+    "ranking_error": (0, 1, False),
     "round_to": (1, 1_024, True),
     "temperature": (0, 100, False),
     "initial_drop": (0, 1, False),
@@ -210,7 +220,7 @@ _BOUNDS: dict[str, tuple[float, float, bool]] = {  # field: (low, high, low is a
     "seed": (0, 2**32 - 1, True),
     "data_seed": (0, 2**32 - 1, True),
 }
-_OPEN_ABOVE = {"prior_drop", "initial_drop"}
+_OPEN_ABOVE = {"prior_drop", "initial_drop", "ranking_error"}
 
 
 def _check_numbers(config: RunConfig) -> None:
@@ -236,6 +246,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "augment": ("auto", "on", "off"),
     "recalibrate": ("auto", "on", "off"),
     "avoid_selections": ("auto", "on", "measured", "off"),
+    "ranking": ("exhaustive", "halving", "elimination"),
     "compile": ("auto", "on", "off"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "device": ("auto", "cpu", "cuda", "mps"),

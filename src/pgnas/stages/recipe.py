@@ -22,7 +22,7 @@ from pgnas.stages.engine import Engine
 from pgnas.stages.phases import NetworkPhase, PosteriorPhase, PosteriorSettings
 from pgnas.stages.schedule import CosineSchedule, MultistepSchedule, Schedule, WarmRestarts, cosine_schedule
 from pgnas.stages.timings import Timings
-from pgnas.stages.training import Loader, Loss, Metric, Score, evaluate, recalibrate
+from pgnas.stages.training import Judge, Loader, Loss, Metric, Score, evaluate, judge_examples, recalibrate
 
 CALIBRATION_BATCHES = 8
 """Training batches on which BatchNorm is re-estimated."""
@@ -176,6 +176,22 @@ class Recipe:
             return self.score(network, loader)
 
         return score
+
+    def judge(self, loader: Callable[[Tensor], Loader], calibration: Sequence[Any] | None) -> Judge:
+        """Scores extracted networks on some held-out examples, after re-estimating BatchNorm if batches are given.
+
+        Args:
+            loader: Batches of the examples with these numbers, (B,).
+            calibration: Training batches.
+        """
+
+        def judge(network: nn.Module, examples: Tensor) -> tuple[Tensor, float]:
+            self.engine.place(network)
+            if calibration is not None:
+                recalibrate(network, calibration, engine=self.engine)
+            return judge_examples(network, loader(examples), engine=self.engine, loss=self.loss, metric=self.metric)
+
+        return judge
 
 
 def calibration_batches(loader: Loader) -> list[Any]:

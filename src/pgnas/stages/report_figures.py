@@ -56,10 +56,13 @@ def candidates_figure(candidates: Sequence[Row], result: Row) -> str:
     """Every candidate's validation accuracy against its cost, the winner and the cap marked; "" without candidates."""
     cap, found = section(result, "cap"), section(result, "found")
     kind = "params" if number(cap.get("macs")) is None and number(cap.get("params")) is not None else "macs"
+    seen = max((number(row.get("count")) or 0 for row in rows(candidates)), default=0)
     points = [
         (x, 100 * y, row)
         for row in rows(candidates)
-        if (x := number(row.get(kind))) is not None and (y := number(row.get("accuracy"))) is not None
+        if (number(row.get("count")) or 0) == seen  # others left a race early, scored on fewer images
+        and (x := number(row.get(kind))) is not None
+        and (y := number(row.get("accuracy"))) is not None
     ]
     if not points:
         return ""

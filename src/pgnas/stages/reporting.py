@@ -89,12 +89,21 @@ def _details(result: Mapping[str, Any]) -> list[str]:
         sentences.append(interval)
     drawn = section(result, "candidates")
     if number(drawn.get("count")) is not None:
-        sentences.append(
-            f"It was chosen among {count(drawn['count'])} candidates, whose validation accuracy before any further "
-            f"training was {percent(drawn.get('val_mean'))} ± {percent(drawn.get('val_std'))} (mean and standard "
-            f"deviation), {percent(drawn.get('val_best'))} at best."
-        )
+        sentences.append(_choice(drawn))
     return sentences
+
+
+def _choice(drawn: Row) -> str:
+    """Among how many candidates the network was chosen, and how they did."""
+    text = f"It was chosen among {count(drawn['count'])} candidates"
+    if drawn.get("statement"):
+        text += f" by a race with {percent(drawn.get('passes_share'))} of the passes of an exhaustive ranking"
+    if number(drawn.get("val_mean")) is None:
+        return f"{text}, with a validation accuracy of {percent(drawn.get('val_best'))} before any further training."
+    return (
+        f"{text}, whose validation accuracy before any further training was {percent(drawn.get('val_mean'))} ± "
+        f"{percent(drawn.get('val_std'))} (mean and standard deviation), {percent(drawn.get('val_best'))} at best."
+    )
 
 
 def _interval(found: Row) -> str:

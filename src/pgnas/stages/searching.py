@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from pgnas.nn import SmallNetwork, Supernet, extract_small
 from pgnas.run_folder.tensors import load_tensors
+from pgnas.seeds import derive_seed
 from pgnas.stages.candidates import Candidate, best, rank
 from pgnas.stages.context import Context
 from pgnas.stages.latency import meet_latency
+from pgnas.stages.racing import make_race, run_race
 from pgnas.stages.store import FolderStore
 from pgnas.stages.training import Score, recalibrate
 from pgnas.supernets import load_state
@@ -57,15 +59,14 @@ def sample(run: Context, store: FolderStore) -> Facts:
     drawn = run.recipe.draw(supernet)
     calibration = run.calibration_batches()
     recalibrates, trials, tried = choose_recalibration(run, supernet, drawn[:TRIALS], calibration)
-    ranked = _ranked_before(run, drawn)
-    score = run.recipe.scorer(run.held_out(run.data.select), calibration if recalibrates else None)
-    remaining = rank(supernet, drawn[max(len(ranked), len(tried)) :], score, processes=run.processes)
-    for candidate in itertools.chain(tried[len(ranked) :], remaining):
-        ranked.append(candidate)
-        run.folder.append_line("candidates.jsonl", candidate.to_row())
-        top = max(c.score.metric for c in ranked if c.score is not None)
-        run.progress.advance(len(ranked), len(drawn), best=top)
-    winner = best(ranked)
+    used = calibration if recalibrates else None
+    score = run.recipe.scorer(run.held_out(run.data.select), used)
+    if run.config.ranking == "exhaustive":
+        ranked = _rank_all(run, drawn, tried, score)
+        winner, sample_of, raced = best(ranked), ranked, dict[str, Any]()
+    else:
+        ranked, winner, raced = _race(run, drawn, used)
+        sample_of = ranked[: int(raced.pop("unselected"))]
     timed: Facts = {}
     if run.config.max_latency is not None:
         row, timed = run.processes.from_first(lambda: _timed(run, winner, score))
@@ -73,20 +74,67 @@ def sample(run: Context, store: FolderStore) -> Facts:
     run.folder.write_json("architecture.json", winner.architecture.to_json())
     if len(drawn) < run.config.candidates:
         run.progress.note(f"the posterior has only {len(drawn)} distinct architectures among its samples")
-    values = torch.tensor([c.score.metric for c in ranked if c.score is not None], dtype=torch.float64)
+    values = torch.tensor([c.score.metric for c in sample_of if c.score is not None], dtype=torch.float64)
     assert winner.score is not None
     return {
         "count": len(ranked),
-        "val_mean": float(values.mean()),
-        "val_std": float(values.std(correction=0)),
+        "val_mean": float(values.mean()) if len(values) else None,
+        "val_std": float(values.std(correction=0)) if len(values) else None,
         "val_best": winner.score.metric,
-        "mode_val": next((c.score.metric for c in ranked if c.is_mode and c.score is not None), None),
+        "mode_val": next((c.score.metric for c in sample_of if c.is_mode and c.score is not None), None),
         "repaired": sum(c.repaired > 0 for c in ranked),
         "recalibrated": recalibrates,
         "trials": trials,
         "digest": winner.architecture.digest,
+        **raced,
         **timed,
     }
+
+
+def _rank_all(
+    run: Context, drawn: Sequence[Candidate], tried: Sequence[Candidate], score: Callable[[nn.Module], Score]
+) -> list[Candidate]:
+    """Score every candidate on all of the selection half, those of a killed session and the trials aside."""
+    ranked = _ranked_before(run, drawn)
+    remaining = rank(run.posterior, drawn[max(len(ranked), len(tried)) :], score, processes=run.processes)
+    for candidate in itertools.chain(tried[len(ranked) :], remaining):
+        ranked.append(candidate)
+        run.folder.append_line("candidates.jsonl", candidate.to_row())
+        top = max(c.score.metric for c in ranked if c.score is not None)
+        run.progress.advance(len(ranked), len(drawn), best=top)
+    return ranked
+
+
+def _race(
+    run: Context, drawn: Sequence[Candidate], calibration: Sequence[tuple[Tensor, Tensor]] | None
+) -> tuple[list[Candidate], Candidate, Facts]:
+    """Race the candidates on the selection half; those of a killed session go on from its last state."""
+    config, select = run.config, run.data.select
+    race = make_race(
+        config.ranking,
+        len(drawn),
+        len(select),
+        budget=config.ranking_budget,
+        error=config.ranking_error,
+        seed=derive_seed(config.seed, "race"),
+    )
+    judge = run.recipe.judge(lambda examples: run.held_out(select.take(examples)), calibration)
+    total = len(drawn) * len(select)
+    state = run.folder.load_tensors("race.safetensors")[0] if run.folder.file("race.safetensors").exists() else None
+    raced = run_race(
+        race,
+        run.posterior,
+        drawn,
+        judge,
+        processes=run.processes,
+        state=state,
+        keep=lambda tensors: run.folder.save_tensors("race.safetensors", tensors),
+        progress=lambda passes: run.progress.advance(passes, total),
+    )
+    run.folder.truncate_lines("candidates.jsonl", 0)
+    for candidate in raced.candidates:
+        run.folder.append_line("candidates.jsonl", candidate.to_row())
+    return list(raced.candidates), raced.winner, {**raced.facts(), "unselected": len(raced.result.pilot)}
 
 
 def _timed(run: Context, winner: Candidate, score: Callable[[nn.Module], Score]) -> tuple[Facts, Facts]:

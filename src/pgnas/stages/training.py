@@ -13,6 +13,7 @@ from accelerate.utils.operations import slice_tensors
 from torch import Tensor, nn
 
 from pgnas.data import Batches
+from pgnas.errors import ConfigError
 from pgnas.stages.engine import Engine
 from pgnas.stages.schedule import Schedule
 from pgnas.supernets import ramp_drop_path
@@ -23,6 +24,10 @@ Metric = Callable[[Any, Any], Tensor]
 """Scores of a batch, higher is better: (outputs, targets) to one score an example (B,), or their mean."""
 Loader = Iterable[Any]
 """Batches (inputs, ..., targets) with a length; ``set_epoch`` is called before each epoch if it has one."""
+
+
+Judge = Callable[[nn.Module, Tensor], tuple[Tensor, float]]
+"""Of a network and held-out examples (B,), by number: a score in [0, 1] for each (B,), and the mean loss in nats."""
 
 
 class Store(Protocol):
@@ -221,6 +226,37 @@ def evaluate(network: nn.Module, loader: Loader, *, engine: Engine, loss: Loss, 
             if row is not None:
                 metric_sum, loss_sum, count = metric_sum + row[0] * row[2], loss_sum + row[1] * row[2], count + row[2]
     return Score(metric_sum / max(1, count), loss_sum / max(1, count), count)
+
+
+@torch.no_grad()
+def judge_examples(
+    network: nn.Module, loader: Loader, *, engine: Engine, loss: Loss, metric: Metric = accuracy
+) -> tuple[Tensor, float]:
+    """Score a network on each example of a loader, in eval mode, in this process alone.
+
+    Returns:
+        The scores, (N,) on the CPU, and the mean loss.
+
+    Raises:
+        ConfigError: The metric does not give a score for each example.
+    """
+    mode = network.training
+    network.eval()
+    scores, losses = [], 0.0
+    try:
+        for batch in loader:
+            inputs, targets = engine.batch(batch)
+            with engine.autocast():
+                outputs = network(*inputs)
+                losses += float(loss(outputs, targets)) * len(inputs[0])
+            scores.append(metric(outputs, targets).float().cpu())
+            if scores[-1].shape != (len(inputs[0]),):
+                rule = "needs a metric with a score for each example"
+                raise ConfigError("--ranking", rule, value=tuple(scores[-1].shape), remedy="rank exhaustively")
+    finally:
+        network.train(mode)
+    found = torch.cat(scores)
+    return found, losses / len(found)
 
 
 def _every(loader: Loader, stride: int, *, first: int) -> Iterator[Any]:

@@ -1,0 +1,139 @@
+"""Rank candidates by a race: far fewer passes than every candidate on every held-out image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pgnas.bayes.racing import Race, RaceResult, elimination, exhaustive, halving
+from pgnas.config import Ranking
+from pgnas.errors import RunFolderError
+from pgnas.nn import Supernet, extract_small
+from pgnas.processes import Processes
+from pgnas.stages.candidates import Candidate
+from pgnas.stages.training import Judge, Score
+
+State = dict[str, Tensor]
+PART = 32
+"""Candidates scored between two saved states of a race."""
+_LOSSES = "losses"
+
+
+@dataclass(frozen=True)
+class Raced:
+    """The outcome of a race.
+
+    Attributes:
+        candidates: Those that were drawn, each with its score on the images that it has seen.
+        result: What the race tells.
+    """
+
+    candidates: tuple[Candidate, ...]
+    result: RaceResult
+
+    @property
+    def winner(self) -> Candidate:
+        """The candidate chosen; it has seen all images."""
+        return self.candidates[self.result.winner]
+
+    def facts(self) -> dict[str, Any]:
+        """What the run's result says of the race."""
+        return {
+            "passes": self.result.passes,
+            "passes_share": self.result.share,
+            "error": self.result.error,
+            "statement": self.result.statement,
+        }
+
+
+def make_race(ranking: Ranking, candidates: int, images: int, *, budget: float, error: float, seed: int) -> Race:
+    """The race that the settings name.
+
+    Args:
+        ranking: How.
+        candidates: C.
+        images: N.
+        budget: Of halving: share of the C x N passes.
+        error: Of elimination: probability of choosing wrongly.
+        seed: Draws the order of the images.
+
+    Raises:
+        InputError: The budget does not suffice for so many candidates.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    races: dict[Ranking, Callable[[], Race]] = {
+        "exhaustive": lambda: exhaustive(candidates, images, generator=generator),
+        "halving": lambda: halving(candidates, images, budget=budget, generator=generator),
+        "elimination": lambda: elimination(candidates, images, delta=error, generator=generator),
+    }
+    return races[ranking]()
+
+
+def run_race(
+    race: Race,
+    supernet: Supernet,
+    candidates: Sequence[Candidate],
+    judge: Judge,
+    *,
+    processes: Processes,
+    state: State | None = None,
+    keep: Callable[[State], None] = lambda state: None,
+    progress: Callable[[int], None] = lambda passes: None,
+) -> Raced:
+    """Run a race to its end, each candidate as its extracted network with the supernet's weights.
+
+    Args:
+        race: At its beginning.
+        supernet: The supernet.
+        candidates: The arms.
+        judge: Scores an extracted network on some held-out images.
+        processes: Those that share the work.
+        state: Where a killed race stood.
+        keep: Is given the state every now and then.
+        progress: Is told the passes so far.
+
+    Raises:
+        RunFolderError: The state is of another race.
+    """
+    losses = torch.zeros(len(candidates), 2, dtype=torch.float64)  # summed loss and images
+    if state is not None:
+        race, losses = _resumed(race, state, losses)
+    turn, turns = processes.turn
+    while (request := race.request(limit=PART * turns)) is not None:
+        mine: list[tuple[list[float], float]] = []
+        with processes.together():
+            for arm in request.shard(turn, turns).arms.tolist():
+                scores, mean_loss = judge(extract_small(supernet, candidates[arm].architecture).module, request.images)
+                mine.append((scores.tolist(), mean_loss))
+        told = [row for rows in processes.gather(mine) for row in rows]
+        seen = len(request.images)
+        losses[request.arms] += torch.tensor([[mean * seen, seen] for _, mean in told], dtype=torch.float64)
+        race = race.observe(torch.tensor([scores for scores, _ in told]))
+        keep({**race.state(), _LOSSES: losses})
+        progress(int(race.standing.position[3]))
+    return Raced(_scored(candidates, race, losses), race.result())
+
+
+def _resumed(race: Race, state: Mapping[str, Tensor], losses: Tensor) -> tuple[Race, Tensor]:
+    rest = {name: value for name, value in state.items() if name != _LOSSES}
+    kept = state.get(_LOSSES)
+    if kept is None or kept.shape != losses.shape:
+        raise RunFolderError("race.safetensors", "must be of this run's race", remedy="remove it to race again")
+    return race.resume(rest), kept.clone()
+
+
+def _scored(candidates: Sequence[Candidate], race: Race, losses: Tensor) -> tuple[Candidate, ...]:
+    result, pilot = race.result(), race.standing.pilot
+    images = race.standing.weights.numel()
+    rows = []
+    for arm, candidate in enumerate(candidates):
+        mean, count = float(result.means[arm]), int(result.counts[arm])
+        if arm < len(pilot):  # it has seen all images before the race
+            mean, count = float(pilot[arm]), images
+        loss = float(losses[arm, 0] / losses[arm, 1].clamp(min=1))
+        rows.append(replace(candidate, score=Score(mean, loss, count)))
+    return tuple(rows)

@@ -1,0 +1,150 @@
+"""Ranking by a race: the same winner for fewer passes, shared out, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import pgnas
+from pgnas.errors import ConfigError, InputError, RunFolderError
+from pgnas.processes import Processes
+from pgnas.stages import racing
+from pgnas.stages.candidates import draw
+from pgnas.stages.engine import make_engine
+from pgnas.stages.racing import make_race, run_race
+from pgnas.stages.training import judge_examples
+
+IMAGES = 400
+
+
+def network():
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 10))
+
+
+@pytest.fixture
+def searched():
+    """A supernet, candidates, and the truth about each: right or wrong on every image."""
+    torch.manual_seed(0)
+    supernet = pgnas.supernet(network(), torch.randn(2, 1, 8, 8))
+    supernet.gates.fill_(0.7)
+    drawn = draw(supernet, 40, {}, generator=torch.Generator().manual_seed(0))
+    quality = torch.linspace(0.3, 0.9, len(drawn))[torch.randperm(len(drawn))]
+    truth = (torch.rand(len(drawn), IMAGES) < quality[:, None]).float()
+    return supernet, drawn, truth
+
+
+class Judge:
+    """Knows the truth; recognises a candidate by the order in which it is asked, as the race is run."""
+
+    def __init__(self, monkeypatch, drawn, truth):
+        self.truth, self.passes = truth, 0
+        self._arm = {c.architecture: arm for arm, c in enumerate(drawn)}
+        extract = racing.extract_small
+
+        def remember(supernet, architecture):
+            self._now = self._arm[architecture]
+            return extract(supernet, architecture)
+
+        monkeypatch.setattr(racing, "extract_small", remember)
+
+    def __call__(self, module, images):
+        self.passes += len(images)
+        scores = self.truth[self._now, images]
+        return scores, 1 - float(scores.mean())
+
+
+def race(ranking, drawn, **options):
+    return make_race(ranking, len(drawn), IMAGES, **({"budget": 0.3, "error": 0.05, "seed": 0} | options))
+
+
+@pytest.mark.parametrize(("ranking", "most"), [("exhaustive", 1.0), ("halving", 0.3), ("elimination", 0.9)])
+def test_the_best_is_found_with_the_passes_stated(searched, monkeypatch, ranking, most):
+    supernet, drawn, truth = searched
+    judge = Judge(monkeypatch, drawn, truth)
+    raced = run_race(race(ranking, drawn), supernet, drawn, judge, processes=Processes())
+    best = int(truth.mean(1).argmax())
+    assert raced.winner.architecture == drawn[best].architecture
+    assert raced.winner.score.metric == pytest.approx(float(truth[best].mean()))
+    assert raced.winner.score.loss == pytest.approx(1 - float(truth[best].mean()), abs=1e-6)
+    assert raced.winner.score.count == IMAGES
+    facts = raced.facts()
+    assert facts["passes"] == judge.passes
+    assert facts["passes_share"] == judge.passes / truth.numel() <= most
+    assert [c.architecture for c in raced.candidates] == [c.architecture for c in drawn]
+
+
+@pytest.mark.parametrize("ranking", ["halving", "elimination"])
+def test_a_killed_race_goes_on_from_its_last_state(searched, monkeypatch, ranking):
+    supernet, drawn, truth = searched
+    judge = Judge(monkeypatch, drawn, truth)
+    monkeypatch.setattr(racing, "PART", 7)
+    whole = run_race(race(ranking, drawn), supernet, drawn, judge, processes=Processes())
+    kept = []
+
+    def keep(state):
+        kept.append({name: value.clone() for name, value in state.items()})
+        if len(kept) == 3:
+            raise KeyboardInterrupt
+
+    spent = judge.passes
+    with pytest.raises(KeyboardInterrupt):
+        run_race(race(ranking, drawn), supernet, drawn, judge, processes=Processes(), keep=keep)
+    again = run_race(race(ranking, drawn), supernet, drawn, judge, processes=Processes(), state=kept[-1])
+    assert again.candidates == whole.candidates
+    assert again.winner == whole.winner
+    assert judge.passes == 2 * spent
+
+
+def test_the_state_of_another_race_is_refused(searched, monkeypatch):
+    supernet, drawn, truth = searched
+    judge, kept = Judge(monkeypatch, drawn, truth), []
+    run_race(race("halving", drawn), supernet, drawn, judge, processes=Processes(), keep=kept.append)
+    with pytest.raises((InputError, RunFolderError), match="of "):
+        run_race(race("halving", drawn[:30]), supernet, drawn[:30], judge, processes=Processes(), state=kept[0])
+
+
+def test_a_budget_too_small_for_so_many_candidates_is_refused(searched):
+    with pytest.raises(InputError, match="budget"):
+        race("halving", searched[1], budget=0.001)
+
+
+def test_every_example_is_judged_once_and_the_network_is_left_as_it_was():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10)).train()
+    images, labels = torch.randn(50, 1, 8, 8), torch.randint(10, (50,))
+    loader = [(images[:32], labels[:32]), (images[32:], labels[32:])]
+    engine = make_engine("cpu", "fp32")
+    scores, loss = judge_examples(module, loader, engine=engine, loss=nn.functional.cross_entropy)
+    assert module.training
+    outputs = module.eval()(images)
+    assert torch.equal(scores, (outputs.argmax(1) == labels).float())
+    assert loss == pytest.approx(nn.functional.cross_entropy(outputs, labels).item(), rel=1e-5)
+    with pytest.raises(ConfigError, match="metric"):
+        judge_examples(
+            module, loader, engine=engine, loss=nn.functional.cross_entropy, metric=lambda out, y: torch.tensor(0.5)
+        )
+
+
+@pytest.mark.parametrize("ranking", ["halving", "elimination"])
+def test_a_run_ranks_by_a_race(tmp_path, ranking):
+    settings = {"epochs": 2, "candidates": 12, "ranking": ranking, "ranking_budget": 0.6, "device": "cpu"}
+    run = pgnas.run(model=network(), data="digits", out=tmp_path / "run", max_macs="60%", **settings)
+    found = run["candidates"]
+    rows = [json.loads(line) for line in (run.path / "candidates.jsonl").read_text().splitlines()]
+    assert len(rows) == found["count"] == 12
+    images = max(row["count"] for row in rows)
+    winner = next(row for row in rows if row["digest"] == found_digest(run))
+    assert winner["count"] == images
+    assert winner["accuracy"] == found["val_best"]
+    assert 0 < found["passes_share"] <= (0.6 if ranking == "halving" else 1.0)
+    assert found["passes"] == round(found["passes_share"] * 12 * images)
+    assert "race" in (run.path / "report.html").read_text()
+    again = pgnas.run(model=network(), data="digits", out=tmp_path / "again", max_macs="60%", **settings)
+    assert len(again["candidates"]["statement"]) > 10
+
+
+def found_digest(run):
+    return json.loads((run.path / "result.json").read_text())["found"]["digest"]
