@@ -44,7 +44,17 @@ MAKERS: dict[str, Callable[[type[nn.Module]], nn.Module]] = {  # those that need
 }
 LAYERS = sorted((k for k in _RULES if isinstance(k, type) and issubclass(k, nn.Module)), key=lambda kind: kind.__name__)
 # What these do depends on whole groups of channels, or lies on another axis: barriers until a rule says otherwise.
-MIXED = {"GroupNorm", "LayerNorm", "RMSNorm", "LocalResponseNorm", "MultiheadAttention", "Softmax", "Softmax2d"}
+MIXED = {
+    "GroupNorm",
+    "LayerNorm",
+    "RMSNorm",
+    "LocalResponseNorm",
+    "MultiheadAttention",
+    "Softmax",
+    "Softmax2d",
+    "LogSoftmax",
+    "Unflatten",
+}
 
 
 def make(kind: type[nn.Module]) -> nn.Module:
