@@ -17,7 +17,7 @@ _METHOD: Settings = {
     "weight_decay": Setting(0.0, "code", "the prior's weight term is in its place"),
     "decide_at": Setting("never", "paper", "Algorithm 1: drawn and ranked once training is over"),
     "recalibrate": Setting("off", "paper", "candidates have the supernet's BatchNorm statistics"),
-    "logit_lr": Setting(0.05, "ours", "Adam; the code trains logits like weights"),
+    "logit_lr": Setting(0.003, "ours", "Adam; the code trains logits like weights"),
     "warmup": Setting(0.0, "ours", "the paper mentions none"),
     "gate_inputs": Setting(False, "code", "the code on ImageNet; that on CIFAR gates the image too"),
 }
