@@ -44,19 +44,22 @@ def make_phase(network, engine, loader, epochs, lr=0.05):
 
 
 class Memory(NoStore):
-    """Keeps checkpoints; stops the run after a number of epochs, as a kill would."""
+    """Keeps checkpoints; stops the run after a number of steps, as a kill would."""
 
-    def __init__(self, stop_after=None):
+    def __init__(self, stop_after=None, amid_epochs=False):
         super().__init__()
-        self.saved, self.stop_after = {}, stop_after
+        self.saved, self.stop_after, self.amid_epochs = {}, stop_after, amid_epochs
 
     def load(self, phase):
         return copy.deepcopy(self.saved.get(phase))
 
-    def save(self, phase, state, epoch):
+    def save(self, phase, state, step):
         self.saved[phase] = copy.deepcopy(dict(state))
-        if self.stop_after is not None and epoch >= self.stop_after:
+        if self.stop_after is not None and step >= self.stop_after:
             raise KeyboardInterrupt
+
+    def due(self):
+        return self.amid_epochs
 
     def rewind(self, phase, epoch):
         self.rows = [r for r in self.rows if r["epoch"] <= epoch]
@@ -69,13 +72,14 @@ def train(network, engine, store, epochs=4):
     return network
 
 
-@pytest.mark.parametrize("killed_after", [1, 3])
-def test_a_resumed_training_is_the_uninterrupted_one(engine, killed_after):
+@pytest.mark.parametrize(("killed_after", "amid_epochs"), [(4, False), (12, False), (1, True), (7, True), (14, True)])
+def test_a_resumed_training_is_the_uninterrupted_one(engine, killed_after, amid_epochs):
     whole_store = Memory()
     whole = train(make_network(), engine, whole_store)
-    store = Memory(stop_after=killed_after)
+    store = Memory(stop_after=killed_after, amid_epochs=amid_epochs)
     with pytest.raises(KeyboardInterrupt):
         train(make_network(), engine, store)
+    assert store.saved["train"]["epoch"] * 4 + store.saved["train"]["batch"] == killed_after
     store.stop_after = None
     torch.manual_seed(99)  # whatever the resuming process has drawn before must not matter
     resumed = train(make_network(seed=5), engine, store)

@@ -10,6 +10,8 @@ import sys
 
 import torch
 
+from pgnas.launch import launched
+
 PACKAGES = ("pgnas", "torch", "torchvision", "accelerate", "numpy")
 _COMPARED = ("python", *PACKAGES, "machine")
 
@@ -24,6 +26,7 @@ def describe() -> dict[str, object]:
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": launched()[1],
         "cuda_devices": cuda,
         "command": shlex.join(sys.argv),
     }

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
@@ -163,6 +164,8 @@ def make_engine(
     if processes.world_size > 1 and kind == "mps":
         raise ConfigError("--device mps", "works with one process", value=processes.world_size, remedy="start one")
     mixed = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[precision]
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed:
+        AcceleratorState._reset_state()  # Accelerate would refuse a second number format in one program
     return Engine(Accelerator(cpu=kind == "cpu", mixed_precision=mixed), processes, accumulate, sync_batch_norm)
 
 
