@@ -46,16 +46,14 @@ def main() -> int:
     failed = 0
     with tempfile.TemporaryDirectory() as place:
         whole = Path(place) / "whole"
-        start = time.monotonic()
-        _run([*command, str(whole)])
-        length = time.monotonic() - start
-        print(f"uninterrupted: {length:.1f} s", flush=True)
+        begin, end = _timed([*command, str(whole)], whole)
+        print(f"uninterrupted: {end:.1f} s, the run's folder from {begin:.1f} s on", flush=True)
         for number in range(a.runs):
             out = Path(place) / "killed"
             stages = []
             for kill in range(a.kills):
                 share = (number + rng.random()) / a.runs if kill == 0 else rng.random()
-                if not _killed([*command, str(out)], share * length):
+                if not _killed([*command, str(out)], begin + share * (end - begin)):
                     break
                 stages.append(_stage(out))
             _run([*command, str(out)])
@@ -70,6 +68,18 @@ def main() -> int:
 
 def _run(command: list[str]) -> None:
     subprocess.run(command, check=True, capture_output=True, env=os.environ)
+
+
+def _timed(command: list[str], out: Path) -> tuple[float, float]:
+    """Seconds until the run has recorded something, before which it has nothing to lose, and until its end."""
+    start = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ)
+    while not (out / "stages.json").exists():
+        time.sleep(0.01)
+    begin = time.monotonic() - start
+    if process.wait() != 0:
+        raise SystemExit("the uninterrupted run failed")
+    return begin, time.monotonic() - start
 
 
 def _killed(command: list[str], after: float) -> bool:
