@@ -220,5 +220,7 @@ def print_error(message: str) -> None:
 
 
 def print_interrupted(command: str) -> None:
-    """Print one line on standard error that says how to go on."""
+    """Print one line on standard error that says how to go on; of several processes the first does."""
+    if not launch.is_first():
+        return
     print(f"\npgnas: interrupted; to resume: {command}", file=sys.stderr, flush=True)

@@ -120,7 +120,8 @@ def _race(
     )
     judge = run.recipe.judge(lambda examples: run.held_out(select.take(examples)), calibration)
     total = len(drawn) * len(select)
-    state = run.folder.load_tensors("race.safetensors")[0] if run.folder.file("race.safetensors").exists() else None
+    begun = run.processes.from_first(run.folder.file("race.safetensors").exists)
+    state = run.folder.load_tensors("race.safetensors")[0] if begun else None
     raced = run_race(
         race,
         run.posterior,
