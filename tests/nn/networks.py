@@ -139,6 +139,22 @@ class Scaled(nn.Conv2d):
         return F.conv2d(x, weight, self.bias, self.stride, self.padding)
 
 
+class Padded(nn.Conv2d):
+    """A convolution that pads its input by hand, to the size that strides need."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = (-size % stride for size, stride in zip(x.size()[-2:], self.stride, strict=True))
+        x = F.pad(x, [1, columns + self.weight.shape[-1] - 2, 1, rows + self.weight.shape[-2] - 2])
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class LastNorm(nn.LayerNorm):
+    """LayerNorm of the channels of a map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias).permute(0, 3, 1, 2)
+
+
 class Frames(nn.Module):
     """Frames of a video go through a 2-d network as a larger batch."""
 
@@ -230,6 +246,17 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "tokens": lambda: Network(
         _tokens, a=nn.Conv2d(3, 4, 1), b=nn.Linear(4, 6), c=nn.Conv3d(6, 4, 1), head=nn.Linear(16, 2),
         gamma=nn.Parameter(torch.randn(6)), beta=nn.Parameter(torch.randn(6)),
+    ),
+    "functions": lambda: Network(  # layers called as functions, with tensors of the network itself
+        lambda net, x: F.linear(
+            F.group_norm(F.conv2d(net.a(x), net.kernel, net.shift, stride=2), 2, net.scale).mean((2, 3)), net.last
+        ),
+        a=nn.Conv2d(3, 4, 1), kernel=nn.Parameter(torch.randn(6, 4, 3, 3)), shift=nn.Parameter(torch.randn(6)),
+        scale=nn.Parameter(torch.randn(6)), last=nn.Parameter(torch.randn(2, 6)),
+    ),
+    "padded by hand": lambda: nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.ReLU(), Padded(4, 5, 3, stride=2, bias=False), LastNorm(5), Padded(5, 5, 3, groups=5),
+        nn.Conv2d(5, 2, 1),
     ),
     "transposed groups": lambda: nn.Sequential(
         nn.Conv2d(3, 6, 1), nn.ReLU(), nn.ConvTranspose2d(6, 9, 2, stride=2, groups=3), nn.ReLU(),

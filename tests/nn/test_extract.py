@@ -112,7 +112,8 @@ def test_everything_open_is_the_network_itself() -> None:
         for found, expected in zip(tensors(small(images())), tensors(model(images())), strict=True):
             torch.testing.assert_close(found, expected)
         has_dead_code = name in ("parts", "slices and pad")  # channels that nobody reads go in any case
-        assert (gated.count(gated.open()) == measure(model, (images(),))) != has_dead_code
+        calls_functions = name == "functions"  # whose work only the traced network's layers show
+        assert (gated.count(gated.open()) == measure(model, (images(),))) != (has_dead_code or calls_functions)
 
 
 def test_tied_weights_stay_tied() -> None:

@@ -37,6 +37,22 @@ def test_grouped_convolutions_have_a_unit_a_group() -> None:
     assert supernet(NETWORKS["grouped"](), X).report.gated == {"2": 4, "5": 2, "6": 6}
 
 
+def test_layers_called_as_functions_are_layers() -> None:
+    report = supernet(NETWORKS["functions"](), X).report
+    assert report.gated == {"layer_conv2d": 4, "layer_linear": 6}
+    assert report.barriers == {}
+    assert any("'layer_conv2d'" in note for note in report.notes)
+    padded = supernet(NETWORKS["padded by hand"](), X)
+    assert padded.report.gated == {"2": 4, "5": 5}
+    assert set(padded.body.state_dict()) == set(NETWORKS["padded by hand"]().state_dict())
+
+
+@pytest.mark.parametrize("name", ["shuffle", "split attention", "selective kernels", "tokens", "transposed groups"])
+def test_moved_channels_are_followed(name: str) -> None:
+    """Nothing of a shuffle, a radix, a stack or a token map stops the analysis."""
+    assert supernet(NETWORKS[name](), X).report.barriers == {}
+
+
 @pytest.mark.parametrize("name", ["residual", "grouped", "chain"])
 def test_the_image_is_gated_on_request(name: str) -> None:
     first, layers = supernet(NETWORKS[name](), X), supernet(NETWORKS[name](), X, gate_inputs=True)

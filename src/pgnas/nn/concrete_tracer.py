@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, fx, nn
-from torch.fx.node import Argument, map_arg
+from torch.fx.node import Argument, map_aggregate, map_arg
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from pgnas.nn.functional_layers import applies_own_weight
 from pgnas.nn.own_layers import OWN_FUNCTIONS, own_layer
 
 
@@ -69,9 +70,12 @@ class ConcreteTracer(fx.Tracer):
         self.values: dict[str, Any] = {}
         self._inputs = list(inputs)
         self._computing = False
+        self._opened: set[nn.Module] = set()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Layers with a rule, and those whose behaviour in training would be lost by looking inside."""
+        if m in self._opened:
+            return False
         known = super().is_leaf_module(m, module_qualified_name) or own_layer(m) is not None
         return known or isinstance(m, _ConvNd | nn.Linear | _BatchNorm) or has_torch_forward(m) or _is_noise(m)
 
@@ -97,7 +101,24 @@ class ConcreteTracer(fx.Tracer):
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a layer, or record its call."""
-        return forward(*args, **kwargs) if self._computing else super().call_module(m, forward, args, kwargs)
+        if self._computing:
+            return forward(*args, **kwargs)
+        if isinstance(m, _ConvNd | nn.Linear) and not (has_torch_forward(m) or own_layer(m) or reads_mode(m)):
+            self._open_if_plain(m, args, kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def _open_if_plain(self, m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A layer that only pads its input first is looked into: what is behind it is an ordinary one."""
+
+        def value(argument: Any) -> Any:
+            return self.values[argument.node.name] if isinstance(argument, fx.Proxy) else argument
+
+        self._computing = True
+        try:
+            if applies_own_weight(m, map_aggregate(args, value), map_aggregate(kwargs, value)):
+                self._opened.add(m)
+        finally:
+            self._computing = False
 
     def _compute(self, node: fx.Node) -> Any:
         def value_of(read: fx.Node) -> Any:

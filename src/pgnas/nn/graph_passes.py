@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.node import map_arg
 
 
 def functional_dropout_to_modules(module: fx.GraphModule) -> list[str]:
@@ -42,11 +43,22 @@ def sizes_one_by_one(graph: fx.Graph) -> None:
         if axes is None or not isinstance(axes, int):
             continue
         source = _measured(node)
+        if source.op == "get_attr" and "number" in node.meta:  # of a parameter: the same whatever comes in
+            _write_down(node, node.meta["number"])
+            continue
         with graph.inserting_before(node):
             size = graph.call_method("size", (source, axes))
         size.meta.update(node.meta)
         node.replace_all_uses_with(size)
         graph.erase_node(node)
+    drop_unused(graph)
+
+
+def _write_down(node: fx.Node, number: int) -> None:
+    """Let the users of a node have a number instead."""
+    for user in list(node.users):
+        user.args = map_arg(user.args, lambda n: number if n is node else n)
+        user.kwargs = map_arg(user.kwargs, lambda n: number if n is node else n)
 
 
 def _axes_of_shape(node: Any) -> tuple[int, ...] | int | None:

@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from pgnas.errors import ModelError
 from pgnas.nn.concrete_tracer import ConcreteTracer, reads_mode
+from pgnas.nn.functional_layers import functional_layers_to_modules
 from pgnas.nn.functionalize import functionalize
 from pgnas.nn.graph_passes import (
     batch_size_from_input,
@@ -63,8 +64,9 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
         notes = _mode_notes(model, tracer)
         module = fx.GraphModule(model, graph, class_name=name)
         notes += functional_dropout_to_modules(module)
-        functionalize(module)
         sizes_one_by_one(module.graph)
+        notes += functional_layers_to_modules(module)
+        functionalize(module)
         batch_size_from_input(module.graph)
         drop_unused(module.graph)
         module.recompile()

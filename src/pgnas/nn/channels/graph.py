@@ -60,6 +60,7 @@ class ChannelGraph:
         ops: Node name to its rule, in topological order.
         statics: Node name to the nodes whose numbers (sizes) its operation is called with.
         barriers: Node name to the reason why it is not shrunk.
+        constants: Nodes that read nothing but constants of the model.
         movements: Node name to how it stems from an earlier value by pure data movement, if it does.
     """
 
@@ -69,11 +70,14 @@ class ChannelGraph:
         self.nodes: dict[str, fx.Node] = {node.name: node for node in self.graph.nodes}
         self.ops: dict[str, ChannelOp] = {}
         self.movements: dict[str, Movement] = {}
+        self.constants: set[str] = set()
         self._calls = _count(node.target for node in self.graph.nodes if node.op == "call_module")
         self._shared = _shared_tensors(trace.module)
         self._attribute_reads = _count(node.target for node in self.graph.nodes if node.op == "get_attr")
         for node in self.graph.nodes:
             self.ops[node.name] = self._analyse(node)
+            if node.op == "get_attr" or (node.all_input_nodes and self.constants.issuperset(_names(node))):
+                self.constants.add(node.name)
         self.statics: Mapping[str, tuple[str, ...]] = {
             name: self._statics(op) if op.copies_arguments else () for name, op in self.ops.items()
         }
@@ -278,6 +282,11 @@ def _own_refusal(layer: nn.Module) -> str | None:
     if any(_tensors(child) for child in layer.children()):
         return "layers inside it have tensors, which its cut does not reach"
     return None
+
+
+def _names(node: fx.Node) -> list[str]:
+    """Names of what a node reads."""
+    return [source.name for source in node.all_input_nodes]
 
 
 def _count(targets: Iterable[Any]) -> Counter[str]:

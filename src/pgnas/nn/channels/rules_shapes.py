@@ -139,7 +139,7 @@ def arithmetic(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
     axis = axes.pop()
     for operand in operands:
         own = axis - (len(shape) - len(graph.shape(operand) or ()))
-        if graph.value(operand).axis is None and own >= 0:
+        if own >= 0 and (graph.value(operand).axis is None or operand.name in graph.constants):
             graph.track_attribute(operand, own)
         value = graph.value(operand)
         size = (graph.shape(operand) or ())[own] if own >= 0 else 1
