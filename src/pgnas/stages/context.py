@@ -137,8 +137,9 @@ class Context:
 
     @cached_property
     def full(self) -> Counts:
-        """Parameters and multiply-adds of the network as handed in."""
-        return pnn.measure(self.built.module, (self.example,))
+        """Parameters of the network as handed in, and its multiply-adds: those of functions count as those of layers."""
+        macs = self.supernet.count(self.supernet.open()).macs
+        return Counts(pnn.measure(self.built.module, (self.example,)).params, macs)
 
     @cached_property
     def supernet(self) -> Supernet:

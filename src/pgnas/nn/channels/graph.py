@@ -126,7 +126,7 @@ class ChannelGraph:
     def macs(self, name: str) -> int:
         """Multiply-adds of a node for one example, nothing cut."""
         found: int = self.nodes[name].meta.get("macs", 0)
-        return found // len(self.trace.inputs[0])
+        return found // len(self.trace.inputs[0]) if self.is_batched(name) else found
 
     def own_parameters(self, name: str) -> list[nn.Parameter]:
         """The parameters of a node's layer, or the one that the node reads."""
