@@ -137,7 +137,7 @@ class Context:
 
     @cached_property
     def full(self) -> Counts:
-        """Parameters of the network as handed in, and its multiply-adds: those of functions count as those of layers."""
+        """Parameters and multiply-adds of the network as handed in; layers called as functions count as well."""
         macs = self.supernet.count(self.supernet.open()).macs
         return Counts(pnn.measure(self.built.module, (self.example,)).params, macs)
 
