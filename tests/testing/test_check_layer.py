@@ -107,7 +107,7 @@ def test_a_layer_without_a_rule_is_not_followed() -> None:
 
     assert "must follow the layer's channels, got it works along the channels or the batch" in message(Turned())
     assert check_layer(Turned(), torch.randn(IMAGES), barrier=True).barriers == {
-        "roll": "no rule for tensor method roll()"
+        "roll": "it works along the channels or the batch"
     }
 
 
