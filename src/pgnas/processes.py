@@ -213,13 +213,6 @@ def join() -> Processes:
     return Processes(rank, world_size)
 
 
-def leave() -> None:
-    """Part from the other processes at the end of a program."""
-    join.cache_clear()
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
-
-
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
     try:

@@ -18,7 +18,7 @@ from pgnas.nn.channels import ChannelGraph
 from pgnas.nn.cut import Cut, cut_to
 from pgnas.nn.liveness import Plan
 from pgnas.nn.macs import Counted, macs_per_pair, watch_macs
-from pgnas.nn.timing import evaluation
+from pgnas.nn.modes import evaluation
 
 CostName = Literal["macs", "params", "latency"]
 

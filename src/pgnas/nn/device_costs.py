@@ -50,7 +50,7 @@ class DeviceCosts:
             inputs = int(plan.reads[name][0].sum()) if isinstance(op, Dense) else 1
             groups = max(1, inputs // op.per_group) if isinstance(op, Dense) and op.groups > 1 else 1
             total += price.pair * inputs * outputs / groups + price.output * outputs + price.constant
-        return total + sum(self.pick_seconds(numbers) for numbers in _picked(graph, plan, self.batch))
+        return total + sum(map(self.pick_seconds, self._picked(graph, plan)))
 
     def pick_seconds(self, numbers: float) -> float:
         """Seconds to pick so many numbers from a value."""
@@ -58,7 +58,19 @@ class DeviceCosts:
 
     def channel_numbers(self, graph: ChannelGraph, name: str) -> float:
         """Numbers in one channel of a value, for a batch."""
-        return _channel(graph, name) * self.batch
+        return math.prod(graph.example_shape(name)) / graph.ops[name].value.channels * self.batch
+
+    def _picked(self, graph: ChannelGraph, plan: Plan) -> list[float]:
+        """How many numbers each pick of channels from a shared value takes in a plan's network."""
+        found: dict[tuple[str, bytes], float] = {}
+        for name, op in graph.ops.items():
+            if not plan.computed[name].any():
+                continue
+            for source, read in zip(op.inputs, plan.reads[name], strict=False):
+                whole = graph.ops[source].value.axis is None or torch.equal(plan.kept(source), read)
+                if not whole and read.any():
+                    found[source, read.numpy().tobytes()] = int(read.sum()) * self.channel_numbers(graph, source)
+        return list(found.values())
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -100,22 +112,3 @@ def priced(graph: ChannelGraph) -> list[str]:
     """The operations that have a price: those that make a tensor."""
     kinds = ("call_module", "call_function", "call_method")
     return [name for name in graph.ops if graph.nodes[name].op in kinds and graph.shape(name)]
-
-
-def _channel(graph: ChannelGraph, name: str) -> float:
-    """Numbers of one channel of a value, for one example."""
-    return math.prod(graph.example_shape(name)) / graph.ops[name].value.channels
-
-
-def _picked(graph: ChannelGraph, plan: Plan, batch: int) -> list[int]:
-    """How many numbers each pick of channels from a shared value takes in a plan's network."""
-    found: dict[tuple[str, bytes], int] = {}
-    for name, op in graph.ops.items():
-        if not plan.computed[name].any():
-            continue
-        for source, read in zip(op.inputs, plan.reads[name], strict=False):
-            whole = graph.ops[source].value.axis is None or torch.equal(plan.kept(source), read)
-            if not whole and read.any():
-                numbers = int(int(read.sum()) * _channel(graph, source)) * batch
-                found[source, read.numpy().tobytes()] = numbers
-    return list(found.values())

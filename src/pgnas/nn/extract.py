@@ -8,6 +8,7 @@ from torch import Tensor, fx, nn
 from pgnas.architecture import Architecture
 from pgnas.nn.channels import ChannelGraph
 from pgnas.nn.liveness import site_masks
+from pgnas.nn.modes import evaluation
 from pgnas.nn.rebuild import Builder, SmallNetwork
 from pgnas.nn.supernet import Supernet
 
@@ -44,8 +45,6 @@ def extract_small(supernet: Supernet, architecture: Architecture) -> SmallNetwor
 
 def _values_of(supernet: Supernet, architecture: Architecture, names: set[str]) -> dict[str, Tensor]:
     """Constants (1, ...) of the supernet with the architecture fixed, in eval mode; all examples have the same."""
-    modes = {module: module.training for module in supernet.modules()}
-    supernet.eval()
     found: dict[str, Tensor] = {}
 
     class Recorder(fx.Interpreter):
@@ -57,13 +56,10 @@ def _values_of(supernet: Supernet, architecture: Architecture, names: set[str]) 
 
     device, dtype = next((p.device, p.dtype) for p in supernet.body.parameters())
     inputs = [x.to(device, dtype if x.is_floating_point() else x.dtype) for x in supernet.graph.trace.inputs]
-    try:
-        mask = supernet.gates.mask(architecture).to(dtype)[None]
-        masks = site_masks(supernet.space.sites, supernet.gates.split(mask))
+    mask = supernet.gates.mask(architecture).to(dtype)[None]
+    masks = site_masks(supernet.space.sites, supernet.gates.split(mask))
+    with evaluation(supernet):
         Recorder(supernet.body).run(*inputs, list(masks.values()))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     return found
 
 

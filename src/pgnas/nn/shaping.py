@@ -14,7 +14,7 @@ from torch import Tensor
 from pgnas.nn.channels import Dense
 from pgnas.nn.coupling import passes_channels
 from pgnas.nn.device_costs import DeviceCosts
-from pgnas.nn.liveness import Plan, make_plan, site_masks
+from pgnas.nn.liveness import Plan
 from pgnas.nn.prices import Price
 from pgnas.nn.sites import Site
 from pgnas.nn.supernet import Supernet
@@ -114,7 +114,8 @@ class Shaper:
         self._supernet, self._reads_all, self._round_to = supernet, reads_all, round_to
         graph, first = supernet.graph, supernet.gates.first_units()
         self._units = {site.node: first[site.gate] + site.unit_of_channel.cpu() for site in supernet.space.sites}
-        self._readings: dict[str, list[_Reading]] = {}
+        self._readings: dict[str, list[_Reading]] = {}  # by what is read
+        self._readings_of: dict[str, list[_Reading]] = {site.node: [] for site in supernet.space.sites}  # by who reads
         for site in supernet.space.sites:
             for run in graph.sources(site.source):
                 if run.channels % graph.value(run.origin).channels:
@@ -122,6 +123,7 @@ class Shaper:
                 part = slice(run.start, run.start + run.channels)
                 reading = _Reading(site, run.origin, part, self._units[site.node][part])
                 self._readings.setdefault(run.origin, []).append(reading)
+                self._readings_of[site.node].append(reading)
 
     def shape(self, kept: Tensor) -> Tensor:
         """The units to keep, bool (U,): those of ``kept``, and what makes them easier on hardware."""
@@ -137,16 +139,10 @@ class Shaper:
             self._round_picks(kept)
         return kept
 
-    def _plan(self, kept: Tensor) -> Plan:
-        return make_plan(self._supernet.graph, self._open(kept))
-
-    def _open(self, kept: Tensor) -> dict[str, Tensor]:
-        return site_masks(self._supernet.space.sites, self._supernet.gates.split(kept))
-
     def _widen(self, kept: Tensor) -> None:
         """Let operations read whole values where the rule says so, first value first."""
         assert self._reads_all is not None
-        graph, plan = self._supernet.graph, self._plan(kept)
+        graph, plan = self._supernet.graph, self._supernet.plan_units(kept)
         whole: dict[str, Tensor] = {}  # the channels with which each value is made then
         sites = {site.node: site for site in self._supernet.space.sites}
         for name, op in graph.ops.items():
@@ -199,7 +195,6 @@ class Shaper:
         A channel is opened in the layers that read the whole value, so that they go on doing so.
         """
         logits = self._supernet.gates.logits().detach().cpu()
-
         alive: set[str] = set()  # readers come before what they read
 
         def extend(name: str, computed: Tensor, live: Tensor) -> Tensor:
@@ -224,11 +219,11 @@ class Shaper:
                 missing = -int((computed | more).sum()) % self._round_to
             return more
 
-        make_plan(self._supernet.graph, self._open(kept), extend=extend)
+        self._supernet.plan_units(kept, extend=extend)
 
     def _round_picks(self, kept: Tensor) -> None:
         """Bring the inputs of layers that pick channels up to a round number, of those that are there."""
-        plan = self._plan(kept)
+        plan = self._supernet.plan_units(kept)
         logits = self._supernet.gates.logits().detach().cpu()
         for site in self._supernet.space.sites:
             if not plan.reads[site.node]:
@@ -244,11 +239,9 @@ class Shaper:
     def _there(self, plan: Plan, site: Site) -> Tensor:
         """Channels of what a site reads that are computed where they are made, bool (channels,)."""
         there = torch.zeros(len(site.unit_of_channel), dtype=torch.bool)
-        for origin in {run.origin for run in self._supernet.graph.sources(site.source)}:
-            for reading in self._readings.get(origin, []):
-                if reading.site is site:
-                    made = plan.computed[origin]
-                    there[reading.channels] = made.repeat_interleave(len(reading.units) // len(made))
+        for reading in self._readings_of[site.node]:
+            made = plan.computed[reading.origin]
+            there[reading.channels] = made.repeat_interleave(len(reading.units) // len(made))
         return there
 
 

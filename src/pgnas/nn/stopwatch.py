@@ -19,11 +19,12 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
 from pgnas.nn.channels import ChannelGraph, Dense
-from pgnas.nn.cut import cut_layer, cut_rule
+from pgnas.nn.cut import cut_layer, cut_to
 from pgnas.nn.device_costs import DeviceCosts, priced
 from pgnas.nn.macs import Counted
+from pgnas.nn.modes import evaluation
 from pgnas.nn.prices import Price
-from pgnas.nn.timing import evaluation, seconds
+from pgnas.nn.timing import seconds
 
 _WIDTHS = ((1.0, 1.0), (0.5, 1.0), (1.0, 0.5), (0.5, 0.5), (0.25, 0.25))
 """Shares of the input and output channels at which a layer is timed."""
@@ -127,6 +128,7 @@ class _Stopwatch:
     def _proportional(self, name: str) -> Price:
         """The price of an operation that is not fitted; one that cannot be run by itself costs a call."""
         node, inputs = self._graph.nodes[name], list[Tensor]()
+        interpreter = fx.Interpreter(self._graph.trace.module)
 
         def value(read: fx.Node) -> Tensor:
             inputs.append(self._random(self._shape(read.name)))
@@ -135,12 +137,7 @@ class _Stopwatch:
         def run(*_: Tensor) -> Any:
             values = iter(inputs)
             args, kwargs = map_arg((node.args, node.kwargs), lambda n: next(values))
-            if node.op == "call_module":
-                return self._graph.trace.module.get_submodule(str(node.target))(*args, **kwargs)
-            if node.op == "call_method":
-                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-            assert callable(node.target)
-            return node.target(*args, **kwargs)
+            return getattr(interpreter, node.op)(node.target, args, kwargs)
 
         try:
             map_arg((node.args, node.kwargs), value)
@@ -173,7 +170,8 @@ class _Stopwatch:
                 inputs = max(1, int(share_in * op.values[0].channels))
                 outputs = max(1, int(share_out * op.value.channels))
                 row = [float(inputs * outputs), outputs, 1.0]
-            cut = cut_layer(layer, cut_rule(layer, torch.arange(inputs), torch.arange(outputs)))
+            kept_in, kept_out = _first(inputs, op.values[0].channels), _first(outputs, op.value.channels)
+            cut = cut_layer(layer, cut_to(layer, kept_in, kept_out))
             size = self._shape(op.inputs[0])
             size[axis] = inputs
             times.append(self._seconds(cut, [self._random(size)], list(cut.parameters())))
@@ -210,6 +208,11 @@ def _fit(rows: Sequence[Sequence[float]], times: Sequence[float]) -> list[float]
     scale = np.maximum(np.abs(matrix).max(0), 1e-30)
     solution, _ = nnls(matrix / scale, np.ones(len(times)))
     return [float(x) for x in solution / scale]
+
+
+def _first(count: int, channels: int) -> Tensor:
+    """The mask of the first channels."""
+    return torch.arange(channels) < count
 
 
 def _channels_last(value: Tensor) -> Tensor:

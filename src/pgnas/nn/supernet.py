@@ -21,7 +21,7 @@ from pgnas.nn.device_costs import DeviceCosts
 from pgnas.nn.expected_cost import expected_cost
 from pgnas.nn.gate import Gates, Granularity
 from pgnas.nn.gated_layer import gated_layer
-from pgnas.nn.liveness import Plan, make_plan, site_masks
+from pgnas.nn.liveness import Extend, Plan, make_plan, site_masks
 from pgnas.nn.macs import ConvTranspose
 from pgnas.nn.prices import Prices, mac_prices, parameter_prices
 from pgnas.nn.sites import SearchSpace, Ungated
@@ -133,8 +133,11 @@ class Supernet(nn.Module):
 
     def plan(self, architecture: Architecture) -> Plan:
         """Which channels the small network of an architecture computes."""
-        gates = self.gates.split(self.gates.mask(architecture).cpu())
-        return make_plan(self.graph, site_masks(self.space.sites, gates))
+        return self.plan_units(self.gates.mask(architecture).cpu())
+
+    def plan_units(self, kept: Tensor, *, extend: Extend | None = None) -> Plan:
+        """As :meth:`plan`, for the kept units, bool (U,); ``extend`` as of :func:`pgnas.nn.liveness.make_plan`."""
+        return make_plan(self.graph, site_masks(self.space.sites, self.gates.split(kept)), extend=extend)
 
     def count(self, architecture: Architecture) -> Counts:
         """Parameters and multiply-adds of the extracted network, without building it."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
+
+from pgnas.nn.modes import evaluation
 
 
 def seconds(function: Callable[[], Any], *, at_least: float = 0.01) -> float:
@@ -27,15 +28,3 @@ def latency(module: nn.Module, inputs: Sequence[Tensor], *, at_least: float = 0.
     """The median seconds of one forward pass of ``module`` in evaluation, without gradients; it is left as it was."""
     with evaluation(module), torch.inference_mode():
         return seconds(lambda: module(*inputs), at_least=at_least)
-
-
-@contextmanager
-def evaluation(module: nn.Module) -> Iterator[None]:
-    """A module in evaluation while this lasts, each of its parts in its own mode afterwards."""
-    modes = {part: part.training for part in module.modules()}
-    try:
-        module.eval()
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from pgnas.architecture import Architecture
 from pgnas.nn import Counts, Supernet, extract_small
 from pgnas.nn.cost import CostName, count_plan
-from pgnas.nn.liveness import make_plan, site_masks
 from pgnas.nn.shaping import Shaper
 from pgnas.processes import Processes
 from pgnas.stages.training import Score
@@ -129,11 +128,10 @@ class Fitter:
             remaining[order[:count]] = False
             return self._shaper.shape(remaining)
 
-        closed = self._closings(lambda count: self._fits(closing(count)), len(order))
-        architecture = self._supernet.gates.architecture(closing(closed))
-        counts = self._supernet.count(architecture)
-        latency = self._supernet.latency(architecture) if "latency" in self._caps else None
-        return Candidate(architecture, counts, is_mode, closed, latency=latency)
+        closed = self._closings(lambda count: self._fits(closing(count)), len(order)) if self._caps else 0
+        shaped = closing(closed)
+        counts, latency = self._costs(shaped)
+        return Candidate(self._supernet.gates.architecture(shaped), counts, is_mode, closed, latency=latency)
 
     def _closings(self, fits: Callable[[int], bool], units: int) -> int:
         """The fewest closings that fit, searched from where the fit before ended (nothing kept costs nothing)."""
@@ -157,15 +155,17 @@ class Fitter:
         return high
 
     def _fits(self, kept: Tensor) -> bool:
-        if not self._caps:
-            return True
-        graph, gates = self._supernet.graph, self._supernet.gates
-        plan = make_plan(graph, site_masks(self._supernet.space.sites, gates.split(kept)))
-        counts = count_plan(graph, plan)
+        counts, latency = self._costs(kept)
         costs: dict[CostName, float] = {"params": counts.params, "macs": counts.macs}
-        if "latency" in self._caps:
-            costs["latency"] = self._supernet.measured().predict(graph, plan)
+        if latency is not None:
+            costs["latency"] = latency
         return all(costs[kind] <= cap for kind, cap in self._caps.items())
+
+    def _costs(self, kept: Tensor) -> tuple[Counts, float | None]:
+        """Counts of the units' extracted network, and its predicted latency if that is capped."""
+        graph, plan = self._supernet.graph, self._supernet.plan_units(kept)
+        latency = self._supernet.measured().predict(graph, plan) if "latency" in self._caps else None
+        return count_plan(graph, plan), latency
 
 
 def rank(

@@ -70,7 +70,8 @@ class Recipe:
     @property
     def latency_is_relative(self) -> bool:
         """Whether the latency cap is a share of the full network's."""
-        return (self.config.max_latency or "").strip().endswith("%")
+        text = self.config.max_latency
+        return text is not None and Amount.parse_latency(text, subject="--max-latency").relative
 
     @property
     def full_costs(self) -> dict[CostName, float]:
@@ -170,9 +171,7 @@ class Recipe:
         """Scores extracted networks, after re-estimating BatchNorm if calibration batches are given."""
 
         def score(network: nn.Module) -> Score:
-            self.engine.place(network)
-            if calibration is not None:
-                recalibrate(network, calibration, engine=self.engine)
+            self._prepare(network, calibration)
             return self.score(network, loader)
 
         return score
@@ -186,12 +185,16 @@ class Recipe:
         """
 
         def judge(network: nn.Module, examples: Tensor) -> tuple[Tensor, float]:
-            self.engine.place(network)
-            if calibration is not None:
-                recalibrate(network, calibration, engine=self.engine)
+            self._prepare(network, calibration)
             return judge_examples(network, loader(examples), engine=self.engine, loss=self.loss, metric=self.metric)
 
         return judge
+
+    def _prepare(self, network: nn.Module, calibration: Sequence[Any] | None) -> None:
+        """Place an extracted network, and re-estimate BatchNorm if calibration batches are given."""
+        self.engine.place(network)
+        if calibration is not None:
+            recalibrate(network, calibration, engine=self.engine)
 
 
 def calibration_batches(loader: Loader) -> list[Any]:

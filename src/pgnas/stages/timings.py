@@ -66,9 +66,11 @@ class FolderTimings(Timings):
         name = self._name(training)
         path = self._folder.file(name)
         if not path.exists():
-            own = self._source is None
-            values = super()._values(supernet, training) if own else _read(Path(self._source or "") / name)
-            DeviceCosts.from_json(values, subject=f"{self._source}/{name}", graph=supernet.graph)
+            if self._source is None:
+                values = super()._values(supernet, training)
+            else:
+                values = _read(Path(self._source) / name)
+                DeviceCosts.from_json(values, subject=f"{self._source}/{name}", graph=supernet.graph)
             self._folder.write_json(name, values)
         return _read(path)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pgnas.data import Batches
 from pgnas.errors import ConfigError
+from pgnas.nn.modes import evaluation
 from pgnas.stages.engine import Engine
 from pgnas.stages.schedule import Schedule
 from pgnas.supernets import ramp_drop_path
@@ -204,21 +205,12 @@ def evaluate(network: nn.Module, loader: Loader, *, engine: Engine, loss: Loss, 
     Several processes score whole batches in turn, and add up in their order: the score is that of one process to the
     bit.
     """
-    mode = network.training
-    network.eval()
     turn, turns = engine.processes.turn
     rows: list[tuple[float, float, int]] = []
-    try:
-        with engine.processes.together():
-            for batch in _every(loader, turns, first=turn):
-                inputs, targets = engine.batch(batch)
-                with engine.autocast():
-                    outputs = network(*inputs)
-                    batch_loss = loss(outputs, targets)
-                scores = metric(outputs, targets)
-                rows.append((float(scores.double().mean()), float(batch_loss), len(inputs[0])))
-    finally:
-        network.train(mode)
+    with evaluation(network), engine.processes.together():
+        batches = _every(loader, turns, first=turn)
+        for scores, batch_loss, count in _judged(network, batches, engine=engine, loss=loss, metric=metric):
+            rows.append((float(scores.double().mean()), batch_loss, count))
     told = engine.processes.gather(rows)
     metric_sum, loss_sum, count = 0.0, 0.0, 0
     for round_ in itertools.zip_longest(*told):
@@ -240,23 +232,28 @@ def judge_examples(
     Raises:
         ConfigError: The metric does not give a score for each example.
     """
-    mode = network.training
-    network.eval()
     scores, losses = [], 0.0
-    try:
-        for batch in loader:
-            inputs, targets = engine.batch(batch)
-            with engine.autocast():
-                outputs = network(*inputs)
-                losses += float(loss(outputs, targets)) * len(inputs[0])
-            scores.append(metric(outputs, targets).float().cpu())
-            if scores[-1].shape != (len(inputs[0]),):
+    with evaluation(network):
+        for found, batch_loss, count in _judged(network, loader, engine=engine, loss=loss, metric=metric):
+            if found.shape != (count,):
                 rule = "needs a metric with a score for each example"
-                raise ConfigError("--ranking", rule, value=tuple(scores[-1].shape), remedy="rank exhaustively")
-    finally:
-        network.train(mode)
-    found = torch.cat(scores)
-    return found, losses / len(found)
+                raise ConfigError("--ranking", rule, value=tuple(found.shape), remedy="rank exhaustively")
+            scores.append(found.float().cpu())
+            losses += batch_loss * count
+    judged = torch.cat(scores)
+    return judged, losses / len(judged)
+
+
+def _judged(
+    network: nn.Module, batches: Iterable[Any], *, engine: Engine, loss: Loss, metric: Metric
+) -> Iterator[tuple[Tensor, float, int]]:
+    """Of each batch what the metric gives, the mean loss and the number of examples."""
+    for batch in batches:
+        inputs, targets = engine.batch(batch)
+        with engine.autocast():
+            outputs = network(*inputs)
+            batch_loss = loss(outputs, targets)
+        yield metric(outputs, targets), float(batch_loss), len(inputs[0])
 
 
 def _every(loader: Loader, stride: int, *, first: int) -> Iterator[Any]:
@@ -278,20 +275,18 @@ def recalibrate(network: nn.Module, batches: Iterable[Any], *, engine: Engine) -
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     if not norms:
         return False
-    mode = network.training
     momenta = [norm.momentum for norm in norms]
-    network.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # torch's sign for a cumulative average
-        norm.train()
-    try:
-        for batch in batches:
-            inputs, _ = engine.batch(batch)
-            with engine.autocast():
-                network(*inputs)
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        network.train(mode)
+    with evaluation(network):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # torch's sign for a cumulative average
+            norm.train()
+        try:
+            for batch in batches:
+                inputs, _ = engine.batch(batch)
+                with engine.autocast():
+                    network(*inputs)
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
     return True

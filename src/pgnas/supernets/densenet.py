@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pgnas.supernets.parts import parse_blocks, require_choice, require_range
+from pgnas.supernets.parts import require_stages
 from pgnas.supernets.registry import register
 
 STEMS = ("7x7", "3x3", "small")
@@ -185,15 +185,8 @@ def densenet(
     *, in_channels: int = 3, num_classes: int = 10, growth: int = 8, blocks: str = "3-3", stem: str = "small"
 ) -> nn.Module:
     """Build a :func:`densenet_2d`; the paper's instance is ``PAPER_SUPERNETS["D-121"]``."""
-    require_range("densenet", growth=growth)
-    require_choice("densenet", "stem", stem, STEMS)
-    return densenet_2d(
-        in_channels=in_channels,
-        num_classes=num_classes,
-        growth=growth,
-        blocks=parse_blocks("densenet", blocks),
-        stem=stem,
-    )
+    layers = require_stages("densenet", blocks, stem=stem, stems=STEMS, growth=growth)
+    return densenet_2d(in_channels=in_channels, num_classes=num_classes, growth=growth, blocks=layers, stem=stem)
 
 
 @register(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pgnas.supernets.parts import parse_blocks, require_choice, require_range
+from pgnas.supernets.parts import require_stages
 from pgnas.supernets.registry import register
 
 KERNELS = {"conv1x1": (1, 1), "conv3x3": (3, 1), "conv5x5": (3, 2), "conv9x9": (5, 2)}
@@ -109,12 +109,5 @@ def multikernel_resnet(
     *, in_channels: int = 3, num_classes: int = 10, width: int = 16, blocks: str = "1-1-1", stem: str = "small"
 ) -> nn.Module:
     """Build a :class:`MultiKernelResNet`; the paper's instance is ``PAPER_SUPERNETS["R-50"]``."""
-    require_range("multikernel-resnet", width=width)
-    require_choice("multikernel-resnet", "stem", stem, STEMS)
-    return MultiKernelResNet(
-        in_channels=in_channels,
-        num_classes=num_classes,
-        width=width,
-        blocks=parse_blocks("multikernel-resnet", blocks),
-        stem=stem,
-    )
+    layers = require_stages("multikernel-resnet", blocks, stem=stem, stems=STEMS, width=width)
+    return MultiKernelResNet(in_channels=in_channels, num_classes=num_classes, width=width, blocks=layers, stem=stem)

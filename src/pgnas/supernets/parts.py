@@ -74,3 +74,14 @@ def require_choice(family: str, name: str, value: str, known: tuple[str, ...]) -
         raise ModelError(
             f"{family} {name}", f"must be one of {', '.join(known)}", value=repr(value), remedy="choose one of them"
         )
+
+
+def require_stages(family: str, blocks: str, *, stem: str, stems: tuple[str, ...], **sizes: int) -> tuple[int, ...]:
+    """Check the parameters of a family that has a stem and stages of blocks; the layers of each stage.
+
+    Raises:
+        ModelError: One is out of its range.
+    """
+    require_range(family, **sizes)
+    require_choice(family, "stem", stem, stems)
+    return parse_blocks(family, blocks)

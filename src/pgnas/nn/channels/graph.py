@@ -71,6 +71,7 @@ class ChannelGraph:
         self.ops: dict[str, ChannelOp] = {}
         self.movements: dict[str, Movement] = {}
         self.constants: set[str] = set()
+        self._sources: dict[str, list[Source]] = {}
         self._calls = _count(node.target for node in self.graph.nodes if node.op == "call_module")
         self._shared = _shared_tensors(trace.module)
         self._attribute_reads = _count(node.target for node in self.graph.nodes if node.op == "get_attr")
@@ -158,11 +159,16 @@ class ChannelGraph:
 
     def sources(self, name: str) -> list[Source]:
         """Where the channels of a value come from: one run a source of the concatenations behind it."""
+        if name not in self._sources:
+            self._sources[name] = self._find_sources(name)
+        return self._sources[name]
+
+    def _find_sources(self, name: str) -> list[Source]:
         op = self.ops[name]
         runs = op.source_runs()
         if runs is None:
             return [Source(name, 0, op.value.channels)]
-        found, start = [], 0
+        found, start = list[Source](), 0
         for source, channels_per_channel in runs:
             for run in self.sources(source):
                 length = run.channels * channels_per_channel
