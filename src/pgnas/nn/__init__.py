@@ -11,12 +11,14 @@ from pgnas.nn.cut import Cut, cut_rule
 from pgnas.nn.extract import extract, extract_small
 from pgnas.nn.gate import Gates
 from pgnas.nn.rebuild import SmallNetwork
+from pgnas.nn.shedding import ShedSupernet
 from pgnas.nn.supernet import Supernet, SupernetReport
 
 __all__ = [
     "Counts",
     "Cut",
     "Gates",
+    "ShedSupernet",
     "SmallNetwork",
     "Supernet",
     "SupernetReport",

@@ -33,6 +33,17 @@ class Cut:
             tensor = tensor.index_select(dimension, index.to(tensor.device))
         return tensor.detach().clone(memory_format=torch.preserve_format)
 
+    @torch.no_grad()
+    def put_(self, name: str, tensor: Tensor, small: Tensor) -> None:
+        """Write into ``tensor`` what :meth:`take` takes from it: the inverse, in place."""
+        index: list[Tensor | slice] = [slice(None)] * tensor.ndim
+        cut = self.slices.get(name, {})
+        for place, (dimension, kept) in enumerate(cut.items()):
+            shape = [1] * len(cut)
+            shape[place] = len(kept)
+            index[dimension] = kept.to(tensor.device).reshape(shape)
+        tensor[tuple(index)] = small.to(tensor)
+
 
 @singledispatch
 def cut_rule(layer: nn.Module, kept_in: Tensor, kept_out: Tensor) -> Cut:

@@ -18,8 +18,12 @@ from torch import Tensor, nn
 
 from pgnas.architecture import Architecture
 from pgnas.bayes import logit, product_logits
+from pgnas.errors import ModelError
 
 Granularity = Literal["channel", "group", "product"]
+
+CLOSED = -200.0
+"""The logit of a gate that is closed for good: its sigmoid is 0 in float32, and its entropy too."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class Gates(nn.Module):
     """
 
     group_of_unit: Tensor
+    closed: Tensor
 
     def __init__(self, specs: Sequence[GateSpec], *, granularity: Granularity, initial_drop: float) -> None:
         super().__init__()
@@ -64,8 +69,10 @@ class Gates(nn.Module):
         self.sizes: dict[str, int] = {spec.name: spec.units for spec in self.specs}
         lengths = torch.tensor([g.stop - g.start for spec in self.specs for g in spec.groups], dtype=torch.long)
         self.register_buffer("group_of_unit", torch.repeat_interleave(lengths), persistent=False)
+        self.register_buffer("closed", torch.zeros(int(lengths.sum()), dtype=torch.bool), persistent=False)
         keep = 1 - initial_drop
         own, group = {"channel": (keep, None), "group": (None, keep), "product": (keep**0.5, keep**0.5)}[granularity]
+        self._any_closed = False
         units, groups = len(self.group_of_unit), len(lengths)
         self.unit_logits = nn.Parameter(torch.full((units,), logit(own))) if own is not None else None
         self.group_logits = nn.Parameter(torch.full((groups,), logit(group))) if group is not None else None
@@ -81,11 +88,46 @@ class Gates(nn.Module):
         return dict(zip(self.sizes, starts, strict=False))
 
     def logits(self) -> Tensor:
-        """Logit of every unit's keep probability, shape (U,)."""
+        """Logit of every unit's keep probability, shape (U,); :data:`CLOSED` where it is closed for good."""
+        logits = self._own_logits()
+        return torch.where(self.closed, CLOSED, logits) if self._any_closed else logits
+
+    def _own_logits(self) -> Tensor:
         if self.group_logits is None:
             return cast(Tensor, self.unit_logits)
         shared = self.group_logits[self.group_of_unit]
         return shared if self.unit_logits is None else product_logits(self.unit_logits, shared)
+
+    def close_(self, units: Tensor) -> None:
+        """Close units for good: their keep probability is 0, whatever becomes of their logits.
+
+        Args:
+            units: Which, bool (U,), beside those closed already; with one logit a group whole groups.
+
+        Raises:
+            ModelError: They are part of a group that has one logit.
+        """
+        closed = self.closed | units.to(self.closed.device)
+        if self.unit_logits is None and not torch.equal(self._whole_groups(closed)[self.group_of_unit], closed):
+            raise ModelError(
+                "units to close", "must be whole groups where a group has one logit", remedy="close all of a group"
+            )
+        self.closed.copy_(closed)
+        self._any_closed = bool(closed.any())
+
+    @torch.no_grad()
+    def settle_(self) -> None:
+        """Write :data:`CLOSED` into the logits of the units closed for good, so that their state says so."""
+        if self.unit_logits is not None:
+            self.unit_logits.masked_fill_(self.closed, CLOSED)
+        elif self.group_logits is not None:
+            self.group_logits.masked_fill_(self._whole_groups(self.closed), CLOSED)
+
+    def _whole_groups(self, units: Tensor) -> Tensor:
+        """Whether all units of each group are among ``units``, (G,)."""
+        groups = int(self.group_of_unit.max()) + 1 if len(self.group_of_unit) else 0
+        others = torch.zeros(groups, dtype=torch.long, device=units.device)
+        return others.index_add(0, self.group_of_unit, (~units).long()) == 0
 
     def split(self, values: Tensor) -> dict[str, Tensor]:
         """Split (..., U) into each gate's (..., units)."""

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+import operator
+from collections.abc import Sequence
+from typing import cast
 
+import torch
+from torch import Tensor, fx, nn
+
+from pgnas.nn.channels.ops import first_input
 from pgnas.nn.gate import apply_gate
+from pgnas.nn.macs import ConvTranspose
 
 
 def gated_layer(layer: nn.Module, x: Tensor, mask: Tensor, axis: int) -> Tensor:
@@ -29,6 +35,44 @@ def gated_layer(layer: nn.Module, x: Tensor, mask: Tensor, axis: int) -> Tensor:
     with torch.autograd.graph.saved_tensors_hooks(product.pack, product.unpack):
         kept: Tensor = layer(gated)
     return kept
+
+
+def input_weight_sq(layer: nn.Module) -> Tensor:
+    """Squared norm of the weights that read each input channel, or each group of a grouped layer, with gradient."""
+    weight = cast(Tensor, layer.weight)
+    groups = getattr(layer, "groups", 1)
+    if groups > 1:
+        return weight.reshape(groups, -1).pow(2).sum(1)
+    by_channel = weight if isinstance(layer, ConvTranspose) else weight.transpose(0, 1)
+    return by_channel.flatten(1).pow(2).sum(1)
+
+
+def insert_gates(root: nn.Module, graph: fx.Graph, sites: Sequence[tuple[str, int]]) -> fx.GraphModule:
+    """A copy of a graph with a gate before each layer; it takes their masks as one more argument, a list.
+
+    Args:
+        root: Owner of the layers; they are shared.
+        graph: The graph.
+        sites: Names of the layers' nodes, and the channel axes of their inputs.
+    """
+    copies: dict[fx.Node, fx.Node] = {}
+    gated = fx.Graph()
+    output = gated.graph_copy(graph, copies)
+    gated.output(output)
+    named = {node.name: copies[node] for node in graph.nodes if node in copies}
+    inputs = [node for node in gated.nodes if node.op == "placeholder"]
+    with gated.inserting_after(inputs[-1]):
+        masks = gated.placeholder("gates", default_value=None)  # a default, since inputs before it may have one
+    for index, (name, axis) in enumerate(sites):
+        layer = named[name]
+        source = first_input(layer)
+        with gated.inserting_before(layer):
+            mask = gated.call_function(operator.getitem, (masks, index))
+            module = gated.get_attr(str(layer.target))
+        # In place: the node keeps its name, by which constants are found.
+        layer.op, layer.target = "call_function", gated_layer
+        layer.args, layer.kwargs = (module, source, mask, axis), {}
+    return fx.GraphModule(root, gated, class_name=type(root).__name__)
 
 
 _View = tuple[torch.Size, tuple[int, ...], int]

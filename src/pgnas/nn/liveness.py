@@ -52,15 +52,20 @@ Extend = Callable[[str, Tensor, Tensor], Tensor]
 """Given a node, its channels to be computed and its live ones: live channels to be computed as well."""
 
 
-def make_plan(graph: ChannelGraph, open_channels: dict[str, Tensor], *, extend: Extend | None = None) -> Plan:
+def make_plan(
+    graph: ChannelGraph, open_channels: dict[str, Tensor], *, extend: Extend | None = None, fold: bool = True
+) -> Plan:
     """Plan the sub-network in which each gated node reads only its open channels.
 
     Args:
         graph: The analysed network.
         open_channels: Gated node to its open input channels, bool (channels,); layers not named read everything.
         extend: Adds channels that nothing reads yet, if given.
+        fold: Whether what does not depend on the data becomes a constant. If not, everything needed is computed, as a
+            network in training must (its BatchNorm and biases go on learning): there are no constants, and a layer
+            whose inputs are all closed reads one of them, which its gate must make 0.
     """
-    live = _live(graph, open_channels)
+    live = _live(graph, open_channels) if fold else _everything(graph)
     need = {name: torch.zeros(op.value.channels, dtype=torch.bool) for name, op in graph.ops.items()}
     plan = Plan({}, {}, {}, {})
     measured: set[str] = set()  # a value whose sizes are read must have a channel left
@@ -76,7 +81,9 @@ def make_plan(graph: ChannelGraph, open_channels: dict[str, Tensor], *, extend: 
         plan.computed[name] = computed
         plan.constant[name] = wanted & ~computed
         reads = [rows[:, 0] > 0 for rows in op.pull(computed[:, None].long())] if computed.any() else []
-        if isinstance(op, Dense) and reads:
+        if isinstance(op, Dense) and reads and not fold:
+            reads[0] = _read_unfolded(op, reads[0], open_channels.get(name), need[op.inputs[0]])
+        elif isinstance(op, Dense) and reads:
             reads[0] = reads[0] & open_channels.get(name, torch.ones_like(reads[0]))
             if op.groups == 1:
                 alive = live[op.inputs[0]]
@@ -91,6 +98,25 @@ def make_plan(graph: ChannelGraph, open_channels: dict[str, Tensor], *, extend: 
             if isinstance(op, ReadShape):
                 measured.update(op.inputs)
     return plan
+
+
+def _read_unfolded(op: Dense, wanted: Tensor, is_open: Tensor | None, needed: Tensor) -> Tensor:
+    """The input channels of a gated layer in training: its open ones; if there are none, one unit stays, closed.
+
+    Groups of a grouped convolution whose outputs are needed stay whole.
+    """
+    if is_open is None or op.groups > 1:
+        return wanted
+    kept = wanted & is_open
+    if not kept.any():
+        block = op.values[0].block
+        first = int(needed.int().argmax()) // block * block  # one that others read costs nothing
+        kept[first : first + block] = True
+    return kept
+
+
+def _everything(graph: ChannelGraph) -> dict[str, Tensor]:
+    return {name: torch.ones(op.value.channels, dtype=torch.bool) for name, op in graph.ops.items()}
 
 
 def _live(graph: ChannelGraph, open_channels: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -26,16 +26,23 @@ class SmallNetwork:
         module: The network, in eval mode; its layers keep their names.
         cuts: Layer name to the slices it kept; momentum and the like are cut by the same.
         selections: How many times a reader picks channels of a shared value.
+        copied: Node of the supernet to the node of ``module`` that repeats it.
     """
 
     module: fx.GraphModule
     cuts: dict[str, Cut] = field(repr=False)
     selections: int
+    copied: dict[str, str] = field(repr=False)
 
     def take(self, name: str, tensor: Tensor) -> Tensor:
         """What remains of a tensor shaped like the supernet's parameter ``name`` in the small network."""
         layer, _, leaf = name.rpartition(".")
         return self.cuts.get(layer, Cut()).take(leaf, tensor)
+
+    def put_(self, name: str, tensor: Tensor, small: Tensor) -> None:
+        """Write into ``tensor`` what :meth:`take` takes from it."""
+        layer, _, leaf = name.rpartition(".")
+        self.cuts.get(layer, Cut()).put_(leaf, tensor, small)
 
 
 class Builder:
@@ -66,6 +73,7 @@ class Builder:
         self._values: dict[str, Any] = {}  # nodes, and numbers that are known
         self._picked: dict[tuple[str, bytes], fx.Node] = {}
         self._selected: dict[fx.Node, tuple[fx.Node, int, Tensor]] = {}
+        self._copied: dict[str, fx.Node] = {}
         self._memo: dict[int, Any] = {}  # one for all copies, so that tied weights stay tied
         self._input: fx.Node | None = None
 
@@ -87,7 +95,8 @@ class Builder:
                 self._new.erase_node(node)
         module = fx.GraphModule(self._attributes, self._new, class_name=type(self._root).__name__)
         module.eval()
-        return SmallNetwork(module, self._cuts, len(self._picked))
+        copied = {name: node.name for name, node in self._copied.items()}
+        return SmallNetwork(module, self._cuts, len(self._picked), copied)
 
     def copy(self, op: ChannelOp, reads: list[Tensor]) -> fx.Node:
         """The node's own operation on the channels it reads of each input."""
@@ -100,9 +109,11 @@ class Builder:
         if node.op == "call_module" and str(node.target) not in self._attributes:
             layer = self._root.get_submodule(str(node.target))
             self._attributes[str(node.target)] = copy.deepcopy(layer, self._memo)
-        return self._new.create_node(
+        made = self._new.create_node(
             node.op, node.target, map_arg(node.args, value), map_arg(node.kwargs, value), name=node.name
         )
+        self._copied[op.name] = made
+        return made
 
     def call(self, function: Callable[..., Any], *args: Any) -> fx.Node:
         """Call a function on new values."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from pgnas import bayes
 from pgnas.architecture import Architecture
@@ -20,9 +19,8 @@ from pgnas.nn.cost import CostName, Counts, count_plan
 from pgnas.nn.device_costs import DeviceCosts
 from pgnas.nn.expected_cost import expected_cost
 from pgnas.nn.gate import Gates, Granularity
-from pgnas.nn.gated_layer import gated_layer
+from pgnas.nn.gated_layer import input_weight_sq, insert_gates
 from pgnas.nn.liveness import Extend, Plan, make_plan, site_masks
-from pgnas.nn.macs import ConvTranspose
 from pgnas.nn.prices import Prices, mac_prices, parameter_prices
 from pgnas.nn.sites import SearchSpace, Ungated
 
@@ -74,7 +72,7 @@ class Supernet(nn.Module):
         self.graph = graph
         self.space = space
         self.temperature = temperature
-        self.body = _insert_gates(graph, space)
+        self.body = insert_gates(graph.trace.module, graph.graph, [(site.node, site.axis) for site in space.sites])
         self.gates = Gates(space.gates, granularity=granularity, initial_drop=initial_drop)
         self._fixed: Tensor | None = None
         self._costs: dict[tuple[CostName, torch.device], tuple[BilinearCost, float]] = {}
@@ -192,13 +190,9 @@ class Supernet(nn.Module):
         first = self.gates.first_units()
         for site in self.space.sites:
             layer = self.body.get_submodule(site.layer)
-            weight = cast(Tensor, layer.weight)
-            groups = getattr(layer, "groups", 1)
-            if groups > 1:
-                norms, unit = weight.reshape(groups, -1).pow(2).sum(1), torch.arange(groups)
-            else:
-                by_channel = weight if isinstance(layer, ConvTranspose) else weight.transpose(0, 1)
-                norms, unit = by_channel.flatten(1).pow(2).sum(1), site.unit_of_channel
+            norms = input_weight_sq(layer)
+            by_group = getattr(layer, "groups", 1) > 1
+            unit = torch.arange(len(norms)) if by_group else site.unit_of_channel
             total = total.index_add(0, (first[site.gate] + unit).to(total.device), norms.to(total))
         return total
 
@@ -211,23 +205,3 @@ class Supernet(nn.Module):
     def weight_parameters(self) -> list[nn.Parameter]:
         """The network's own parameters, without the logits."""
         return list(self.body.parameters())
-
-
-def _insert_gates(graph: ChannelGraph, space: SearchSpace) -> fx.GraphModule:
-    """A copy of the graph with a gate before every site; it takes the sites' masks as one more argument, a list."""
-    copies: dict[fx.Node, fx.Node] = {}
-    gated = fx.Graph()
-    output = gated.graph_copy(graph.graph, copies)
-    gated.output(output)
-    inputs = [node for node in gated.nodes if node.op == "placeholder"]
-    with gated.inserting_after(inputs[-1]):
-        masks = gated.placeholder("gates", default_value=None)  # a default, since inputs before it may have one
-    for index, site in enumerate(space.sites):
-        layer, source = copies[graph.nodes[site.node]], copies[graph.nodes[site.source]]
-        with gated.inserting_before(layer):
-            mask = gated.call_function(operator.getitem, (masks, index))
-            module = gated.get_attr(str(layer.target))
-        # In place: the node keeps its name, by which constants are found.
-        layer.op, layer.target = "call_function", gated_layer
-        layer.args, layer.kwargs = (module, source, mask, site.axis), {}
-    return fx.GraphModule(graph.trace.module, gated, class_name=type(graph.trace.module).__name__)
