@@ -8,8 +8,9 @@ from dataclasses import asdict
 from typing import Any
 
 from pgnas.errors import ExportError, ModelError
+from pgnas.report import render_report
 from pgnas.run_folder import RunFolder
-from pgnas.stages import exporting, reporting
+from pgnas.stages import exporting
 from pgnas.stages.context import Context
 from pgnas.stages.searching import trained_network
 from pgnas.stages.store import FolderStore
@@ -119,7 +120,7 @@ def report(run: Context, store: FolderStore) -> Facts:
     summary: Any = folder.read_json("supernet.json", stage="search")
     for name, gate in summary["gates"].items():
         gate["kept"] = len(run.architecture.kept[name])
-    html = reporting.render_report(
+    html = render_report(
         {**result, "settings": run.config.given(), "environment": environment},
         folder.read_metrics(),
         folder.read_lines("candidates.jsonl"),

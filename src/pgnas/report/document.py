@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pgnas.stages import report_page as page
-from pgnas.stages.report_figures import candidates_figure, curves_figure
-from pgnas.stages.report_values import (
+from pgnas.report import page
+from pgnas.report.candidates import candidates_figure
+from pgnas.report.curves import curves_figure
+from pgnas.report.values import (
     DASH,
     Row,
     cost_name,

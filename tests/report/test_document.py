@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgnas.stages.report_values import duration, percent, short_count
-from pgnas.stages.reporting import headline, render_report
+from pgnas.report import headline, render_report
+from pgnas.report.values import duration, percent, short_count
 
 VOID = {"meta", "link", "br", "wbr", "hr", "img", "input"}
 HOSTILE = '<script src="http://evil.example/x.js">alert(1)</script>"\'&$x_1^2$\x00\udcff'

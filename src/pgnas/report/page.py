@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pgnas.stages.report_values import text
+from pgnas.report.values import text
 
 _STYLE = """
 :root {
