@@ -13,6 +13,8 @@ def test_the_public_names() -> None:
         *("PRIORS", "BernoulliPrior", "GibbsPrior", "KLContext", "PaperPrior", "Prior"),
         *("bernoulli_kl", "gibbs_kl", "paper_kl"),
         *("BilinearCost", "CapController", "ElboTerms", "elbo", "ramp"),
+        *("Interval", "bootstrap_calibration", "bootstrap_mean", "prediction", "probability_better", "wilson"),
+        *("Bin", "Predictive", "Uncertainty", "brier", "fit_temperature", "reliability", "tempered"),
         *("HalvingPlan", "Race", "RaceResult", "Request", "elimination", "exhaustive", "halving", "plan_halving"),
     }
     assert all(hasattr(pgnas.bayes, name) for name in pgnas.bayes.__all__)

@@ -197,9 +197,19 @@ def rank(
 
 def best(candidates: Sequence[Candidate]) -> Candidate:
     """The highest score; among equals the lowest loss, then the fewest multiply-adds."""
+    return min(candidates, key=_worth)
 
-    def key(candidate: Candidate) -> tuple[float, float, int]:
+
+def ordered(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Best first; those that a race dropped early, whose scores are of fewer images, after those that saw more."""
+
+    def key(candidate: Candidate) -> tuple[float, ...]:
         assert candidate.score is not None
-        return -candidate.score.metric, candidate.score.loss, candidate.counts.macs
+        return -candidate.score.count, *_worth(candidate)
 
-    return min(candidates, key=key)
+    return sorted(candidates, key=key)
+
+
+def _worth(candidate: Candidate) -> tuple[float, float, int]:
+    assert candidate.score is not None
+    return -candidate.score.metric, candidate.score.loss, candidate.counts.macs

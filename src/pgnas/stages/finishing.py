@@ -11,6 +11,7 @@ from pgnas.errors import ExportError, ModelError
 from pgnas.report import render_report
 from pgnas.run_folder import RunFolder
 from pgnas.stages import exporting
+from pgnas.stages.choice import choice, interval_of, predicted_interval, sentence
 from pgnas.stages.context import Context
 from pgnas.stages.searching import trained_network
 from pgnas.stages.store import FolderStore
@@ -75,8 +76,22 @@ def evaluate(run: Context, store: FolderStore) -> Facts:
         result["cap"]["latency_ms"] = 1e3 * result["cap"].pop("latency")
         result["found"]["latency_ms"] = 1e3 * float(str(sampled["latency"]))
         result["full"]["latency_ms"] = 1e3 * float(str(sampled["full_latency"]))
+    result["found"] |= _intervals(result["found"], len(run.data.estimate))
+    result["choice"] = run.processes.from_first(lambda: choice(run))
+    result["sentence"] = sentence(result)
     run.folder.write_json("result.json", result)
     return facts
+
+
+def _intervals(found: Facts, held_out: int) -> Facts:
+    """95 % intervals: of the accuracy, from either held-out set, and for the test split, told from validation alone."""
+    test_images = found["test_images"]
+    return {
+        "val_images": held_out,
+        "val_interval": interval_of(found["val_accuracy"], held_out),
+        "test_interval": interval_of(found["test_accuracy"], test_images),
+        "predicted_test_interval": predicted_interval(found["val_accuracy"], held_out, test_images),
+    }
 
 
 def partial_result(folder: RunFolder) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class RunResult:
 
     def summary(self) -> list[str]:
         """The result in a few lines."""
-        lines = []
+        lines = [self.values["sentence"]] if self.values.get("sentence") else []
         full, found = self.values.get("full"), self.values.get("found")
         if full:
             lines.append(_row("full network", full))
@@ -52,6 +52,8 @@ class RunResult:
             lines.append(_row("found network, fine-tuned", self.values["finetuned"], full))
         for name, baseline in (self.values.get("baselines") or {}).items():
             lines.append(_row(f"baseline {name}", baseline, full))
+        if self.values.get("choice"):
+            lines.append(_of_the_choice(self.values["choice"]))
         lines.extend(self.values.get("notes") or [])
         lines.append(f"run folder: {self.path}")
         return lines
@@ -69,3 +71,17 @@ def _row(name: str, values: Mapping[str, Any], full: Mapping[str, Any] | None = 
         if values.get(key) is not None:
             parts.append(f"{title} {values[key]:.4f}")
     return " ".join(parts)
+
+
+def _of_the_choice(values: Mapping[str, Any]) -> str:
+    low, high = values["interval"]
+    text = (
+        f"choice: the best of {values['candidates']:,} candidates scored {values['selected_accuracy']:.4f} where it "
+        f"was chosen, {values['accuracy']:.4f} [{low:.4f}, {high:.4f}] on {values['images']:,} other images"
+    )
+    second = values.get("runner_up")
+    return (
+        text
+        if not second
+        else f"{text}; the runner-up is truly better with probability {second['probability_better']:.2f}"
+    )
