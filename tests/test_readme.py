@@ -12,21 +12,29 @@ import torch
 from PIL import Image
 
 from pgnas.cli import main
+from pgnas.cli.main import app
 from pgnas.testing import temporary_rules
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+
+ON_A_RUN = ("pgnas evaluate", "pgnas predict")
 
 
 def _downloads(command: str) -> bool:
     return "--preset" in command and "--data" not in command
 
 
-def test_the_python_examples_run_one_after_another(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_python_examples_run_one_after_another_and_the_commands_on_their_run(tmp_path, newcomers_folder, capsys):
     torch.manual_seed(0)
     with temporary_rules():
         run_examples(tmp_path)
+    commands = [c for c in COMMANDS if c.startswith(ON_A_RUN)]
+    assert commands
+    for command in commands:
+        capsys.readouterr()
+        assert main(shlex.split(command)[1:]) == 0, command
+        assert capsys.readouterr().out
 
 
 def run_examples(tmp_path):
@@ -44,6 +52,14 @@ def run_examples(tmp_path):
     assert names["report"].operations == {"layer": "Follow"}
     assert (tmp_path / "runs" / "readme" / "report.html").exists()
     assert names["result"]["found"]["test_accuracy"] > 0.5
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict"])
+def test_the_flags_of_the_other_commands_are_the_real_ones(verb):
+    rows = re.findall(rf"\| flag of `pgnas {verb}` .*\n\|[-|]+\n((?:\|.*\n)+)", README)
+    documented = re.findall(r"^\| `(--[a-z-]+)`", rows[0], re.MULTILINE)
+    arguments = app[verb].assemble_argument_collection()
+    assert sorted(documented) == sorted(n for a in arguments for n in a.names if a.show and n.startswith("--"))
 
 
 @pytest.fixture

@@ -107,7 +107,38 @@ def _add_stage(stage: Stage, text: str, place: int) -> None:
 
 
 for _place, (_stage, _text) in enumerate(STAGES.items(), start=1):
-    _add_stage(_stage, _text, _place)
+    if _stage != "evaluate":  # it has flags
+        _add_stage(_stage, _text, _place)
+
+
+@app.command(sort_key=list(STAGES).index("evaluate") + 1)
+def evaluate(
+    path: Annotated[Path, Parameter(name="RUN")],
+    /,
+    *,
+    samples: Annotated[int | None, _WHOLE] = None,
+    ood: str | None = None,
+) -> None:
+    """Measure accuracy, calibration and cost on the test images, and how sure the predictions are.
+
+    Of the found network, the average of networks sampled from the posterior, and the full network if it was trained.
+
+    Args:
+        path: The run folder.
+        samples: Networks sampled from the posterior; not given: 16.
+        ood: Other data, as for --data of pgnas run: how well uncertainty tells their test split from the run's.
+    """
+    with reporter() as progress:
+        from pgnas import stages
+
+        if samples is None and ood is None:
+            result = stages.run_stage(path, "evaluate", progress=progress)
+        else:
+            from pgnas.stages.ensemble import SAMPLES
+            from pgnas.stages.evaluating import evaluate as measure
+
+            result = measure(path, samples=SAMPLES if samples is None else samples, ood=ood, progress=progress)
+    print_lines(result.summary())
 
 
 @app.command(sort_key=len(STAGES))

@@ -11,6 +11,7 @@ from pgnas.errors import ExportError, ModelError
 from pgnas.report import render_report
 from pgnas.run_folder import RunFolder
 from pgnas.stages import exporting
+from pgnas.stages.assessing import assess
 from pgnas.stages.choice import choice, interval_of, predicted_interval, sentence
 from pgnas.stages.context import Context
 from pgnas.stages.searching import trained_network
@@ -78,6 +79,7 @@ def evaluate(run: Context, store: FolderStore) -> Facts:
         result["full"]["latency_ms"] = 1e3 * float(str(sampled["full_latency"]))
     result["found"] |= _intervals(result["found"], len(run.data.estimate))
     result["choice"] = run.processes.from_first(lambda: choice(run))
+    result["uncertainty"] = run.processes.from_first(lambda: assess(run))
     result["sentence"] = sentence(result)
     run.folder.write_json("result.json", result)
     return facts

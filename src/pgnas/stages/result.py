@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ class RunResult:
             lines.append(_row(f"baseline {name}", baseline, full))
         if self.values.get("choice"):
             lines.append(_of_the_choice(self.values["choice"]))
+        lines.extend(_of_the_predictions(self.values.get("uncertainty") or {}))
         lines.extend(self.values.get("notes") or [])
         lines.append(f"run folder: {self.path}")
         return lines
@@ -85,3 +86,31 @@ def _of_the_choice(values: Mapping[str, Any]) -> str:
         if not second
         else f"{text}; the runner-up is truly better with probability {second['probability_better']:.2f}"
     )
+
+
+_SOURCES = {"found": "found network", "ensemble": "average of {samples} sampled networks", "full": "full network"}
+_SCORES = {"accuracy": "accuracy", "nll": "NLL", "brier": "Brier", "ece": "ECE"}
+_APART = {"entropy": "entropy", "mutual_information": "mutual information"}
+
+
+def _of_the_predictions(values: Mapping[str, Any]) -> Iterator[str]:
+    """One line a source: its scores with their intervals; then how well uncertainty tells other data."""
+    names = {key: title.format(samples=values.get("samples")) for key, title in _SOURCES.items()}
+    for key, scored in (values.get("networks") or {}).items():
+        parts = [
+            f"{title} {scored[name]['value']:.4f} [{scored[name]['low']:.4f}, {scored[name]['high']:.4f}]"
+            for name, title in _SCORES.items()
+        ]
+        after = scored["calibrated"]
+        parts.append(
+            f"at temperature {scored['temperature']:.2f} NLL {after['nll']['value']:.4f}, "
+            f"ECE {after['ece']['value']:.4f}"
+        )
+        yield f"{names[key]} on the test images: {', '.join(parts)}"
+    for spec, apart in (values.get("ood") or {}).items():
+        told = [
+            f"{names[key]} {', '.join(f'{_APART[score]} {value:.4f}' for score, value in apart[key].items())}"
+            for key in names
+            if key in apart
+        ]
+        yield f"AUROC of telling {spec} ({apart['images']:,} images) from the test images: {'; '.join(told)}"

@@ -1,0 +1,146 @@
+"""The posterior as an ensemble: sampled sub-networks with the posterior's weights, and what they predict together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pgnas.architecture import Architecture
+from pgnas.bayes import Predictive, Uncertainty
+from pgnas.errors import ConfigError
+from pgnas.nn import Supernet, extract_small
+from pgnas.nn.modes import evaluation
+from pgnas.seeds import derive_seed
+from pgnas.stages.context import Context
+from pgnas.stages.engine import Engine
+from pgnas.stages.training import Loader, recalibrate
+
+SAMPLES = 16
+"""M, unless another number is asked for."""
+MOST_SAMPLES = 100_000
+
+
+@dataclass(frozen=True)
+class Member:
+    """A sub-network of the ensemble.
+
+    Attributes:
+        architecture: What it keeps.
+        weight: How often it was drawn.
+    """
+
+    architecture: Architecture
+    weight: int
+
+
+Weighted = tuple[nn.Module, float]
+"""A network in eval mode, on the device, and its weight."""
+
+
+@dataclass(eq=False)
+class Gathered:
+    """What networks predict together on some images.
+
+    Attributes:
+        predictive: Their average.
+        labels: (N,).
+    """
+
+    predictive: Predictive = field(default_factory=Predictive)
+    labels: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+
+    @property
+    def log_probs(self) -> Tensor:
+        """The logarithm of the average, (N, K) float64."""
+        return self.predictive.log_probs()
+
+    @property
+    def uncertainty(self) -> Uncertainty:
+        """Of the average."""
+        return self.predictive.uncertainty()
+
+
+def draw_members(supernet: Supernet, samples: int, *, seed: int) -> list[Member]:
+    """Independent samples of the posterior, equal ones merged; the caps of the search do not bind them.
+
+    Args:
+        supernet: The supernet, with the posterior's logits.
+        samples: M.
+        seed: Of the run; more samples begin with the same ones.
+    """
+    generator = torch.Generator().manual_seed(derive_seed(seed, "ensemble"))
+    weights: dict[str, Member] = {}
+    for _ in range(samples):
+        architecture = supernet.sample(generator=generator)
+        before = weights.get(architecture.digest)
+        weights[architecture.digest] = Member(architecture, 1 if before is None else before.weight + 1)
+    return list(weights.values())
+
+
+def require_samples(samples: int) -> None:
+    """Check a number of samples.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    if not 1 <= samples <= MOST_SAMPLES:
+        raise ConfigError(
+            "--samples", f"must lie in [1, {MOST_SAMPLES}]", value=samples, remedy="choose a value inside"
+        )
+
+
+def posterior_networks(run: Context, samples: int) -> Iterator[Weighted]:
+    """The members one after another, each extracted with the posterior's weights; BatchNorm as the run ranked them."""
+    members = draw_members(run.posterior, samples, seed=run.config.seed)
+    recalibrates = bool(run.folder.stage_facts("sample").get("recalibrated"))
+    calibration = run.calibration_batches() if recalibrates else []
+    for number, member in enumerate(members, start=1):
+        network = extract_small(run.posterior, member.architecture).module
+        run.engine.place(network)
+        if recalibrates:
+            recalibrate(network, calibration, engine=run.engine)
+        yield network, float(member.weight)
+        run.progress.advance(number, len(members))
+
+
+@torch.no_grad()
+def predict(network: nn.Module, loader: Loader, *, engine: Engine) -> tuple[Tensor, Tensor]:
+    """Log-probabilities (N, K) float64 and labels (N,) of a loader, on the CPU; the network in eval mode."""
+    rows, labels = [], []
+    with evaluation(network):
+        for batch in loader:
+            inputs, targets = engine.batch(batch)
+            with engine.autocast():
+                outputs = network(*inputs)
+            rows.append(F.log_softmax(outputs.double().cpu(), 1))
+            labels.append(targets.cpu())
+    return torch.cat(rows), torch.cat(labels)
+
+
+def gather(
+    networks: Iterable[Weighted],
+    loaders: Mapping[str, Loader],
+    *,
+    engine: Engine,
+    each: Callable[[str, Tensor, Tensor], None] = lambda name, log_probs, labels: None,
+) -> dict[str, Gathered]:
+    """What the networks predict together on each of some sets of images; one network is held at a time.
+
+    Args:
+        networks: The networks.
+        loaders: The sets, by name.
+        engine: Where.
+        each: Is shown (set, log-probabilities (N, K), labels (N,)) of every single network.
+    """
+    found = {name: Gathered() for name in loaders}
+    for network, weight in networks:
+        for name, loader in loaders.items():
+            log_probs, labels = predict(network, loader, engine=engine)
+            each(name, log_probs, labels)
+            found[name].predictive.add(log_probs, weight=weight)
+            found[name].labels = labels
+    return found

@@ -1,0 +1,55 @@
+"""``pgnas evaluate RUN`` with more to ask: another number of sampled networks, other data to tell from the run's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pgnas.processes import join
+from pgnas.progress import Progress, SilentReporter
+from pgnas.run_folder import RunFolder, SharedFolder
+from pgnas.stages import finishing, pipeline
+from pgnas.stages.assessing import assess, other_images, tell_apart
+from pgnas.stages.context import Context
+from pgnas.stages.ensemble import SAMPLES, require_samples
+from pgnas.stages.result import RunResult
+from pgnas.stages.store import FolderStore
+
+
+def evaluate(
+    path: str | Path, *, samples: int = SAMPLES, ood: str | None = None, progress: Progress | None = None
+) -> RunResult:
+    """Do the stage ``evaluate`` unless it is done, and add what is asked for to ``result.json``.
+
+    Args:
+        path: The run folder.
+        samples: Networks drawn from the posterior for the ensemble.
+        ood: Other data, as ``--data`` takes them: how well uncertainty tells their test split from the run's.
+        progress: Where to report; nowhere by default.
+
+    Raises:
+        InputError: There is no run, an earlier stage has not been done, or the other data cannot be used.
+    """
+    require_samples(samples)
+    pipeline.run_stage(path, "evaluate", progress=progress)
+    processes = join()
+    with SharedFolder.share(processes, lambda: RunFolder.open(path)) as folder:
+        context = Context(folder, progress or SilentReporter(), processes=processes)
+        result: Any = folder.read_json("result.json", stage="evaluate")
+        uncertainty = result.get("uncertainty") or {}
+        other = None
+        if ood is not None:
+            with processes.together():
+                other = other_images(context, ood)
+        if uncertainty.get("samples") != samples:
+            context.progress.stage("ensemble")
+            uncertainty = processes.from_first(lambda: assess(context, samples=samples))
+        if other is not None:
+            context.progress.stage("other data")
+            apart = processes.from_first(lambda: tell_apart(context, other, samples=samples))
+            uncertainty = uncertainty | {"ood": (uncertainty.get("ood") or {}) | {ood: apart}}
+        if uncertainty != result.get("uncertainty"):
+            folder.write_json("result.json", result | {"uncertainty": uncertainty})
+            if folder.stage_done("report"):
+                processes.from_first(lambda: finishing.report(context, FolderStore(folder, "report")))
+        return pipeline.load_result(folder, context)
