@@ -10,6 +10,8 @@ from pgnas.errors import ConfigError
 _AMOUNT = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(%|[kKmMgG]?)\s*$")
 _SCALE = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 _LATENCY = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(%|us|ms|s)\s*$")
+_BUDGET = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(min|h|)\s*$")
+_MINUTES = {"min": 1.0, "h": 60.0}
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
@@ -62,6 +64,33 @@ class Amount:
     def of(self, full: float) -> float:
         """The cap as a count or in seconds, for a network whose own count or time is ``full``."""
         return self.value * full if self.relative else self.value
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Compute that a run may spend, as the user writes it: epochs of the full network (``"12"``) or ``"30min"``.
+
+    Attributes:
+        value: Epochs or minutes, > 0.
+        is_time: Whether ``value`` is in minutes.
+    """
+
+    value: float
+    is_time: bool
+
+    @classmethod
+    def parse(cls, text: str, *, subject: str) -> Budget:
+        """Read ``"12"``, ``"7.5"``, ``"30min"`` or ``"2h"``.
+
+        Raises:
+            ConfigError: ``text`` is none of these, fewer epochs than 1, or no time.
+        """
+        match = _BUDGET.match(text)
+        number, unit = (float(match.group(1)), match.group(2)) if match else (0.0, "")
+        if number <= 0 or (not unit and number < 1):
+            rule = "must be epochs of the full network, 1 or more, or a time like 30min or 2h"
+            raise ConfigError(subject, rule, value=repr(text), remedy=f"write for example {subject} 12")
+        return cls(number * _MINUTES.get(unit, 1.0), bool(unit))
 
 
 def parse_share(text: str, *, subject: str, otherwise: str) -> float:

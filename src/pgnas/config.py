@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pgnas.amounts import Amount, parse_share
+from pgnas.amounts import Amount, Budget, parse_share
 from pgnas.errors import ConfigError
 
 Granularity = Literal["channel", "group", "product"]
@@ -63,6 +63,10 @@ class RunConfig:
         latency_batch: Images a batch whose latency is capped.
         decide_at: Point of the run, as a share of the epochs, at which an architecture is drawn and frozen;
             ``"never"``: at the end, as in the paper; ``None``: ``"25%"`` with a cap, else ``"never"``.
+        budget: Compute of the run instead of ``epochs``: so many epochs of the full network (``"12"``), counted in
+            multiply-adds x examples, or a time (``"30min"``); what smaller networks save is spent on more epochs.
+        shed: Channels of gates that have decided to close leave the supernet while it trains; ``auto``: with
+            ``budget``.
         candidates: C, the number of architectures drawn and ranked.
         ranking: Score every candidate on every held-out image (``exhaustive``), or race them: ``halving`` spends a
             fixed share of these passes, ``elimination`` what an error probability takes.
@@ -119,6 +123,8 @@ class RunConfig:
     max_latency: str | None = None
     latency_batch: int = 1
     decide_at: str | None = None
+    budget: str | None = None
+    shed: Switch = "auto"
     candidates: int = 64
     ranking: Ranking = "exhaustive"
     ranking_budget: float = 0.05
@@ -154,6 +160,10 @@ class RunConfig:
             raise ConfigError(
                 "--prior gibbs", "needs a cost to weigh", value="no cap", remedy="add --max-macs 40% or --max-params 2M"
             )
+        if self.budget is not None:
+            Budget.parse(self.budget, subject="--budget")
+            if self.epochs is not None:
+                raise ConfigError("--budget", "takes the place of --epochs", value="both", remedy="give one of them")
         self.decision_share()
 
     def given(self) -> dict[str, Any]:
@@ -165,6 +175,11 @@ class RunConfig:
     def has_cap(self) -> bool:
         """Whether the found network's cost is capped."""
         return any(cap is not None for cap in (self.max_macs, self.max_params, self.max_latency))
+
+    @property
+    def sheds(self) -> bool:
+        """Whether the supernet sheds closed gates, ``auto`` resolved."""
+        return self.shed == "on" or (self.shed == "auto" and self.budget is not None)
 
     @property
     def selections(self) -> Selections:
@@ -245,6 +260,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "prior": ("gibbs", "bernoulli", "paper"),
     "augment": ("auto", "on", "off"),
     "recalibrate": ("auto", "on", "off"),
+    "shed": ("auto", "on", "off"),
     "avoid_selections": ("auto", "on", "measured", "off"),
     "ranking": ("exhaustive", "halving", "elimination"),
     "compile": ("auto", "on", "off"),

@@ -117,11 +117,13 @@ class Gates(nn.Module):
 
     @torch.no_grad()
     def settle_(self) -> None:
-        """Write :data:`CLOSED` into the logits of the units closed for good, so that their state says so."""
+        """Write :data:`CLOSED` into the logits of the units closed for good, so that their state alone says so."""
         if self.unit_logits is not None:
             self.unit_logits.masked_fill_(self.closed, CLOSED)
         elif self.group_logits is not None:
             self.group_logits.masked_fill_(self._whole_groups(self.closed), CLOSED)
+        self.closed.fill_(False)
+        self._any_closed = False
 
     def _whole_groups(self, units: Tensor) -> Tensor:
         """Whether all units of each group are among ``units``, (G,)."""

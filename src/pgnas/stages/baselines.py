@@ -12,24 +12,15 @@ from pgnas.nn.timing import latency
 from pgnas.seeds import derive_seed
 from pgnas.stages.context import Context
 from pgnas.stages.phases import NetworkPhase
-from pgnas.stages.recipe import CALIBRATION_BATCHES
+from pgnas.stages.searching import spent
 from pgnas.stages.store import FolderStore
 from pgnas.supernets import build_model, uniform_width
-
-FORWARD_SHARE = 1 / 3
-"""A forward pass costs a third of a training step (forward, and backward by data and by weights)."""
 
 
 def total_compute(run: Context) -> float:
     """Training compute of the run in multiply-adds x images: both phases, and the ranking's forward passes."""
-    images, found = run.recipe.examples_an_epoch, run.found.macs
-    decision = run.recipe.decision_epoch
-    training = run.full.macs * decision * images + found * (run.epochs - decision) * images
-    sampled = run.folder.stage_facts("sample")
-    passes = len(run.data.select)
-    if sampled.get("recalibrated"):
-        passes += CALIBRATION_BATCHES * run.config.batch_size
-    return training + FORWARD_SHARE * int(str(sampled["count"])) * passes * found
+    trained = int(str(run.folder.stage_facts("train")["epochs"]))
+    return (run.full.macs * spent(run) + run.found.macs * trained) * run.recipe.examples_an_epoch
 
 
 def train_baselines(run: Context) -> None:

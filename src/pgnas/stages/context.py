@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pgnas import nn as pnn
+from pgnas.amounts import Budget
 from pgnas.architecture import Architecture
 from pgnas.config import RunConfig
 from pgnas.data import Batches, DataSet, Examples, Preprocessing, load_data
@@ -28,7 +29,7 @@ from pgnas.stages.candidates import Caps
 from pgnas.stages.engine import Engine, make_engine, worth_compiling
 from pgnas.stages.epochs import run_epochs
 from pgnas.stages.recipe import AUGMENTATION_FACTOR, Recipe, auxiliary_loss, calibration_batches, prior_of
-from pgnas.stages.timings import FolderTimings, Timings
+from pgnas.stages.timings import FolderTimings, Timings, step_seconds
 from pgnas.stages.training import Phase, Score, Store, accuracy
 from pgnas.supernets import BuiltModel, build_model, load_state, load_weights
 
@@ -188,6 +189,7 @@ class Context:
             prior_of(self.config),
             self.timings,
             None if self.config.max_latency is None else self.supernet.measured().network,
+            self.budget,
         )
 
     @property
@@ -200,7 +202,25 @@ class Context:
         """Epochs of the whole run."""
         if self.config.epochs is not None:
             return self.config.epochs
+        if self.budget is not None:
+            return max(1, round(self.budget))
         return min(100, max(20, math.ceil(SMALL_DATA_STEPS / self.steps_an_epoch)))
+
+    @cached_property
+    def budget(self) -> float | None:
+        """Epochs of the full network that the run may cost; a time becomes one by a step timed at the start."""
+        if self.config.budget is None:
+            return None
+        budget = Budget.parse(self.config.budget, subject="--budget")
+        if not budget.is_time:
+            return budget.value
+        known = self.folder.stage_facts("budget").get("seconds_a_step")
+        if known is None:
+            loss = auxiliary_loss(F.cross_entropy, self.config.auxiliary_weight)
+            batch = next(iter(self.train_batches()))
+            known = self.processes.from_first(lambda: step_seconds(self.supernet, batch, self.engine, loss))
+            self.folder.mark_done("budget", 0.0, seconds_a_step=known)
+        return max(1.0, 60 * budget.value / (float(str(known)) * self.steps_an_epoch))
 
     @cached_property
     def steps_an_epoch(self) -> int:

@@ -169,6 +169,11 @@ def make_engine(
     return Engine(Accelerator(cpu=kind == "cpu", mixed_precision=mixed), processes, accumulate, sync_batch_norm)
 
 
+def compile_worth(device: torch.device) -> float:
+    """Planned forward multiply-adds from which ``torch.compile`` repays its warm-up."""
+    return COMPILE_WORTH_MACS if device.type == "cpu" else COMPILE_WORTH_MACS_GPU
+
+
 def worth_compiling(switch: Switch, planned_macs: float, device: torch.device) -> tuple[bool, str]:
     """Whether to compile a network's training step, and the reason in words.
 
@@ -183,7 +188,7 @@ def worth_compiling(switch: Switch, planned_macs: float, device: torch.device) -
         return False, "torch.compile off on mps"
     if device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
         return False, "torch.compile off: no C++ compiler found"
-    worth = COMPILE_WORTH_MACS if device.type == "cpu" else COMPILE_WORTH_MACS_GPU
+    worth = compile_worth(device)
     verdict = "repays" if planned_macs >= worth else "does not repay"
     return (
         planned_macs >= worth,

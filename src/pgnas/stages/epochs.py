@@ -46,18 +46,21 @@ def run_epochs(
         position = Position.from_dict(saved)
     store.rewind(phase.name, position.epoch)
     shown: dict[str, float] = {}
-    with own_randomness(), phase.engine.synchronised(phase.network):
-        while position.epoch < epochs.stop:
-            _require_same(phase)
-            epoch = _Epoch(phase, loader, position, epochs=epochs, seed=seed, store=store, progress=progress)
-            row: dict[str, float] = {"loss": epoch.train(shown), **phase.measure()}
-            if validate is not None:
-                score = validate()
-                row |= {"accuracy": score.metric, "val_loss": score.loss}
+    with own_randomness():
+        while position.epoch < (stop := phase.stop(epochs.stop)):
+            with phase.engine.synchronised(phase.network):
+                _require_same(phase)
+                here = range(epochs.start, stop)
+                epoch = _Epoch(phase, loader, position, epochs=here, seed=seed, store=store, progress=progress)
+                row: dict[str, float] = {"loss": epoch.train(shown), **phase.measure()}
+                if validate is not None:
+                    score = validate()
+                    row |= {"accuracy": score.metric, "val_loss": score.loss}
             shown.update({key: row[key] for key in ("loss", "accuracy", "cost", "undecided") if key in row})
             position = Position(position.epoch + 1)
             rate = phase.weights.param_groups[0]["lr"]
             store.log({"stage": phase.name, "epoch": position.epoch, "lr": rate, **row})
+            phase.finish_epoch(position.epoch)
             store.save(phase.name, {"phase": phase.state(), **position.to_dict()}, position.epoch * steps)
         _require_same(phase)
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from pgnas.bayes import CapController, KLContext, Prior, elbo, ramp
-from pgnas.nn import Supernet
+from pgnas.nn import ShedSupernet, Supernet
 from pgnas.nn.cost import CostName
 from pgnas.stages.engine import CompiledForward, Engine, parameter_groups
 from pgnas.stages.schedule import Schedule
+from pgnas.stages.shedding import Pace, Shedder, Spending
 from pgnas.stages.training import Loss, Phase
 
 LOGIT_BOUND = 8.0
@@ -34,7 +35,7 @@ class PosteriorSettings:
         prior: The prior over the gates.
         data_size: N of the ELBO.
         caps: Cost to its cap as a share of the full network's.
-        decision_step: The optimiser step by which the caps must be met.
+        decision_step: The place in the schedule by which the caps must be met.
         hold: Share of the steps to the decision in which the caps do not press yet.
         reach: Share of the steps to the decision at which the caps are in full force.
         logit_lr: Learning rate of the logits.
@@ -52,8 +53,8 @@ class PosteriorSettings:
     weight_decay: float = 5e-4
     momentum: float = 0.9
 
-    def target(self, cap: float, step: int) -> float:
-        """The cap in force at a step: lowered from 1, geometrically."""
+    def target(self, cap: float, step: float) -> float:
+        """The cap in force at a place in the schedule: lowered from 1, geometrically."""
         share = step / max(1, self.decision_step)
         return ramp((share - self.hold) / (self.reach - self.hold), 1.0, cap)
 
@@ -68,6 +69,12 @@ class PosteriorPhase(Phase):
         schedule: Learning rate of the weights.
         loss: Mean negative log-likelihood of a batch.
         compiled: Whether to compile the forward pass.
+        shedder: Says when closed gates leave the supernet; None: never.
+        spending: What the phase may cost; None: it takes the epochs planned.
+
+    Attributes:
+        whole: The supernet as handed in; :meth:`settle` brings it up to date if gates have left.
+        supernet: What is trained: ``whole``, or what is left of it.
     """
 
     name = "search"
@@ -81,17 +88,24 @@ class PosteriorPhase(Phase):
         schedule: Schedule,
         loss: Loss,
         compiled: bool = False,
+        shedder: Shedder | None = None,
+        spending: Spending | None = None,
     ) -> None:
-        self.network = self.supernet = supernet
-        self.engine, self.schedule, self.settings = engine, schedule, settings
-        self._loss = loss
-        self._forward: Callable[..., Any] = CompiledForward(supernet) if compiled else supernet
-        self.weights = engine.optimizer(
-            _nesterov(supernet.weight_parameters(), schedule, settings.weight_decay, settings.momentum)
-        )
+        self.whole, self.engine, self.schedule, self.settings = supernet, engine, schedule, settings
+        self.shedder, self.spending = shedder, spending
+        self._loss, self._compiled = loss, compiled
+        self._adopt(supernet, {})
         self.logits = engine.optimizer(torch.optim.Adam(supernet.gates.parameters(), lr=settings.logit_lr))
         self.controllers = {kind: CapController(step=DUAL_STEP, damping=DAMPING) for kind in settings.caps}
         self._costs: dict[CostName, Tensor] = {}
+
+    def _adopt(self, supernet: Supernet | ShedSupernet, momentum: Mapping[str, Tensor]) -> None:
+        """Train this from now on, with this momentum of its weights."""
+        self.network = self.supernet = supernet
+        self._forward: Callable[..., Any] = CompiledForward(supernet) if self._compiled else supernet
+        sgd = _nesterov(supernet.weight_parameters(), self.schedule, self.settings.weight_decay, self.settings.momentum)
+        _set_momentum(sgd, dict(supernet.body.named_parameters()), momentum)
+        self.weights = self.engine.optimizer(sgd)
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Of the weights and of the logits."""
@@ -129,8 +143,48 @@ class PosteriorPhase(Phase):
         """Clamp the logits and take a dual step."""
         self.supernet.gates.clamp_(LOGIT_BOUND)
         for kind, cap in self.settings.caps.items():
-            target = self.settings.target(cap, step + 1)
+            target = self.settings.target(cap, self.place(step + 1))
             self.controllers[kind] = self.controllers[kind].update(float(self._costs[kind].detach()), target)
+
+    def place(self, step: int) -> float:
+        """With a budget the schedule follows what is spent of it."""
+        return step if self.spending is None else self.spending.place(step)
+
+    def stop(self, planned: int) -> int:
+        """With a budget the phase ends when it is spent."""
+        return planned if self.spending is None else self.spending.stop
+
+    def finish_epoch(self, epoch: int) -> None:
+        """Count what the epoch cost; let gates leave if it is time, and plan what remains."""
+        if self.spending is None:
+            return
+        self.spending.after_epoch(self.spending.full if self.shedder is None else self.shedder.macs)
+        if self.shedder is not None:
+            closed = self.shedder.after_epoch(self.spending.stop - epoch)
+            if closed is not None:
+                self._shed(closed)
+                self.spending.plan(epoch, self.shedder.macs)
+
+    def _shed(self, closed: Tensor) -> None:
+        """Go on without the units ``closed``, bool (U,)."""
+        momentum = self.momentum()
+        self._put_back()
+        self._adopt_left(closed, momentum)
+
+    def _adopt_left(self, closed: Tensor, momentum: Mapping[str, Tensor]) -> None:
+        self.whole.gates.close_(closed)
+        left = ShedSupernet(self.whole)
+        self.engine.place(left)
+        self._adopt(left, left.take(momentum))
+
+    def _put_back(self) -> None:
+        if isinstance(self.supernet, ShedSupernet):
+            self.supernet.put_back()
+
+    def settle(self) -> None:
+        """The end: ``whole`` has what was learned, and the gates that left have the logits of closed ones."""
+        self._put_back()
+        self.whole.gates.settle_()
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
@@ -140,6 +194,8 @@ class PosteriorPhase(Phase):
             "undecided": float(((keep > DECIDED) & (keep < 1 - DECIDED)).float().mean()),
             "keep": float(keep.mean()),
         }
+        if self.shedder is not None and self.spending is not None:
+            row["left"] = self.shedder.macs / self.spending.full
         kinds: list[CostName] = list(self.settings.caps) or ["macs"]
         for kind in kinds:
             name = "cost" if kind == kinds[0] else f"cost_{kind}"
@@ -150,17 +206,32 @@ class PosteriorPhase(Phase):
         return row
 
     def state(self) -> dict[str, Any]:
-        """Weights, logits, optimisers and multipliers."""
-        return super().state() | {"caps": {kind: c.to_dict() for kind, c in self.controllers.items()}}
+        """Weights, logits, optimisers, multipliers, and which gates left."""
+        self._put_back()
+        state = super().state() | {"caps": {kind: c.to_dict() for kind, c in self.controllers.items()}}
+        state["network"] = dict(self.whole.state_dict())
+        for name, part in (("shedder", self.shedder), ("spending", self.spending)):
+            if part is not None:
+                state[name] = part.state()
+        return state
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """The inverse of :meth:`state`."""
-        super().load_state(state)
+        """The inverse of :meth:`state`; the gates that had left leave first."""
+        self.whole.load_state_dict(state["network"])
+        if self.spending is not None:
+            self.spending.load_state(state["spending"])
+        if self.shedder is not None:
+            self.shedder.load_state(state["shedder"])
+            if state["shedder"]["closed"].any():
+                self._adopt_left(state["shedder"]["closed"], {})
+        for name, optimizer in self.optimizers().items():
+            optimizer.load_state_dict(state["optimizers"][name])
         self.controllers = {kind: CapController.from_dict(c) for kind, c in state["caps"].items()}
 
     def momentum(self) -> dict[str, Tensor]:
-        """Each weight's momentum, by the weight's name."""
-        return momentum_of(self.weights, dict(self.supernet.body.named_parameters()))
+        """Each weight's momentum, by the weight's name; 0 where channels left."""
+        found = momentum_of(self.weights, dict(self.supernet.body.named_parameters()))
+        return self.supernet.put(found) if isinstance(self.supernet, ShedSupernet) else found
 
 
 class NetworkPhase(Phase):
@@ -176,6 +247,7 @@ class NetworkPhase(Phase):
         momentum: Nesterov momentum.
         buffers: Momentum to start from, by parameter name.
         compiled: Whether to compile the forward pass.
+        pace: Where its steps lie in the schedule; None: where the run's steps do.
     """
 
     def __init__(
@@ -190,15 +262,19 @@ class NetworkPhase(Phase):
         momentum: float = 0.9,
         buffers: Mapping[str, Tensor] | None = None,
         compiled: bool = False,
+        pace: Pace | None = None,
     ) -> None:
+        self._pace = pace
         self.name, self.network, self.engine, self.schedule = name, network, engine, schedule
         self._loss = loss
         self._forward: Callable[..., Any] = CompiledForward(network) if compiled else network
         sgd = _nesterov(list(network.parameters()), schedule, weight_decay, momentum)
-        for parameter_name, parameter in network.named_parameters():
-            if buffers is not None and parameter_name in buffers:
-                sgd.state[parameter]["momentum_buffer"] = buffers[parameter_name].to(parameter)
+        _set_momentum(sgd, dict(network.named_parameters()), buffers or {})
         self.weights = engine.optimizer(sgd)
+
+    def place(self, step: int) -> float:
+        """Where its pace says."""
+        return step if self._pace is None else self._pace.at(step)
 
     def loss(self, inputs: tuple[Tensor, ...], targets: Any, step: int, *, noise: Tensor | None = None) -> Tensor:
         """The plain loss."""
@@ -211,6 +287,12 @@ def _nesterov(
 ) -> torch.optim.SGD:
     groups = parameter_groups(parameters, weight_decay)
     return torch.optim.SGD(groups, lr=schedule.peak, momentum=momentum, nesterov=momentum > 0)
+
+
+def _set_momentum(sgd: torch.optim.SGD, named: Mapping[str, nn.Parameter], momentum: Mapping[str, Tensor]) -> None:
+    for name, parameter in named.items():
+        if name in momentum:
+            sgd.state[parameter]["momentum_buffer"] = momentum[name].to(parameter)
 
 
 def momentum_of(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

@@ -18,14 +18,17 @@ from pgnas.nn.cost import CostName
 from pgnas.nn.shaping import PickRule, Shaper, by_share, by_time
 from pgnas.seeds import derive_seed
 from pgnas.stages.candidates import Candidate, Caps, draw
-from pgnas.stages.engine import Engine
+from pgnas.stages.engine import Engine, compile_worth
 from pgnas.stages.phases import NetworkPhase, PosteriorPhase, PosteriorSettings
 from pgnas.stages.schedule import CosineSchedule, MultistepSchedule, Schedule, WarmRestarts, cosine_schedule
+from pgnas.stages.shedding import Pace, Shedder, SheddingRule, Spending, affordable
 from pgnas.stages.timings import Timings
 from pgnas.stages.training import Judge, Loader, Loss, Metric, Score, evaluate, judge_examples, recalibrate
 
 CALIBRATION_BATCHES = 8
 """Training batches on which BatchNorm is re-estimated."""
+FORWARD_SHARE = 1 / 3
+"""A forward pass costs a third of a training step (forward, and backward by data and by weights)."""
 AUGMENTATION_FACTOR = 10.0
 """N of the ELBO is this many times the training examples when they are augmented, as in the paper."""
 
@@ -40,13 +43,14 @@ class Recipe:
         loss: Mean loss of a batch in nats.
         metric: Scores of a batch, higher is better.
         full: Counts of the full network.
-        epochs: Epochs of the whole run.
+        epochs: Epochs of the whole run; with a budget those of the full network that it pays for.
         steps_an_epoch: Optimiser steps an epoch.
         examples_an_epoch: Training examples an epoch.
         data_size: N of the ELBO.
         prior: Prior over the gates.
         timings: What operations take on this device, measured when first asked for.
         full_latency: Seconds a batch of the full network, if latency is capped.
+        budget: Epochs of the full network that the whole run may cost, if it has a budget.
     """
 
     config: RunConfig
@@ -61,6 +65,7 @@ class Recipe:
     prior: Prior
     timings: Timings = field(default_factory=Timings)
     full_latency: float | None = None
+    budget: float | None = None
 
     @property
     def caps(self) -> Caps:
@@ -81,7 +86,7 @@ class Recipe:
 
     @property
     def decision_epoch(self) -> int:
-        """Epochs of the supernet; the found network has the rest."""
+        """Epochs of the supernet, as long as none of its gates leaves; the found network has the rest."""
         share = self.config.decision_share()
         return self.epochs if share is None else min(self.epochs, max(1, round(share * self.epochs)))
 
@@ -112,22 +117,55 @@ class Recipe:
         """Forward multiply-adds of so many epochs of a network."""
         return float(counts.macs) * epochs * self.examples_an_epoch
 
+    def cost(self, counts: Counts) -> float:
+        """An epoch of a network, in epochs of the full one."""
+        return counts.macs / self.full.macs
+
     def posterior_phase(self, supernet: Supernet, *, compiled: bool) -> PosteriorPhase:
         """The phase that learns the posterior."""
+        end, share = self.decision_epoch * self.steps_an_epoch, self.config.decision_share()
+        budget = None if self.budget is None else self.budget * (share or 1.0)
         shares: dict[CostName, float] = {kind: cap / self.full_costs[kind] for kind, cap in self.caps.items()}
         settings = PosteriorSettings(
             self.prior,
             self.data_size,
             shares,
-            self.decision_epoch * self.steps_an_epoch,
+            end,
             logit_lr=self.config.logit_lr,
             weight_decay=self.weight_decay,
         )
         return PosteriorPhase(
-            supernet, settings, engine=self.engine, schedule=self.schedule, loss=self.loss, compiled=compiled
+            supernet,
+            settings,
+            engine=self.engine,
+            schedule=self.schedule,
+            loss=self.loss,
+            compiled=compiled,
+            shedder=self._shedder(supernet, compiled) if self.config.sheds else None,
+            spending=Spending(self.full.macs, self.steps_an_epoch, end, self.decision_epoch, budget),
         )
 
-    def found_phase(self, small: SmallNetwork, momentum: Mapping[str, Tensor], *, compiled: bool) -> NetworkPhase:
+    def _shedder(self, supernet: Supernet, compiled: bool) -> Shedder:
+        worth = compile_worth(self.engine.device) if compiled else 0.0  # torch.compile begins again
+        return Shedder.of(supernet, SheddingRule(worth=worth), examples=self.examples_an_epoch)
+
+    def remaining(self, decided: int, spent: float, found: Counts) -> tuple[range, Pace | None]:
+        """The epochs of the found network, and where they lie in the schedule.
+
+        Args:
+            decided: Epochs of the supernet.
+            spent: What they and the ranking cost, in epochs of the full network.
+            found: Counts of the found network.
+        """
+        if self.budget is None:
+            return range(decided, self.epochs), None
+        left = 0.0 if self.config.decision_share() is None else self.budget - spent
+        stop, steps = decided + affordable(left, self.cost(found)), self.steps_an_epoch
+        return range(decided, stop), Pace(decided, self.decision_epoch * steps, stop, self.epochs * steps, steps)
+
+    def found_phase(
+        self, small: SmallNetwork, momentum: Mapping[str, Tensor], *, compiled: bool, pace: Pace | None = None
+    ) -> NetworkPhase:
         """The phase that trains the found network on, with the supernet's momentum."""
         parameters = dict(small.module.named_parameters())
         return NetworkPhase(
@@ -139,6 +177,7 @@ class Recipe:
             weight_decay=self.found_weight_decay,
             buffers={name: small.take(name, value) for name, value in momentum.items() if name in parameters},
             compiled=compiled,
+            pace=pace,
         )
 
     def draw(self, supernet: Supernet) -> list[Candidate]:

@@ -21,14 +21,14 @@ class Schedule(ABC):
     steps: int
     warmup: int
 
-    def at(self, step: int) -> float:
-        """The learning rate of step 0, 1, ..., steps - 1."""
+    def at(self, step: float) -> float:
+        """The learning rate of step 0, 1, ..., steps - 1; steps need not be whole."""
         if step < self.warmup:
             return self.peak * (step + 1) / self.warmup
         return self.after_warmup(step - self.warmup)
 
     @abstractmethod
-    def after_warmup(self, step: int) -> float:
+    def after_warmup(self, step: float) -> float:
         """The learning rate ``step`` steps after the warm-up."""
 
 
@@ -42,7 +42,7 @@ class CosineSchedule(Schedule):
 
     floor: float = 0.0
 
-    def after_warmup(self, step: int) -> float:
+    def after_warmup(self, step: float) -> float:
         """Half a cosine."""
         return _cosine(step / max(1, self.steps - self.warmup), self.peak, self.floor)
 
@@ -59,7 +59,7 @@ class MultistepSchedule(Schedule):
     milestones: tuple[float, ...] = ()
     divisor: float = 10.0
 
-    def after_warmup(self, step: int) -> float:
+    def after_warmup(self, step: float) -> float:
         """A staircase."""
         return self.peak / self.divisor ** sum(step + self.warmup >= milestone for milestone in self.milestones)
 
@@ -78,7 +78,7 @@ class WarmRestarts(Schedule):
     growth: float = 2.0
     floor: float = 0.0
 
-    def after_warmup(self, step: int) -> float:
+    def after_warmup(self, step: float) -> float:
         """The cosine in which the step lies."""
         start, length = 0.0, self.first
         while step >= start + length:

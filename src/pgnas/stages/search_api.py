@@ -181,7 +181,9 @@ class _Searcher:
         recipe = self.recipe
         phase = recipe.posterior_phase(self.supernet, compiled=self._compiles(recipe.full, recipe.decision_epoch))
         self._epochs("search", phase, range(recipe.decision_epoch))
-        return phase.momentum()
+        momentum = phase.momentum()
+        phase.settle()
+        return momentum
 
     def rank(self) -> list[Candidate]:
         """Draw and rank the candidates."""

@@ -16,7 +16,9 @@ from pgnas.seeds import derive_seed
 from pgnas.stages.candidates import Candidate, best, rank
 from pgnas.stages.context import Context
 from pgnas.stages.latency import meet_latency
+from pgnas.stages.phases import PosteriorPhase
 from pgnas.stages.racing import make_race, run_race
+from pgnas.stages.recipe import CALIBRATION_BATCHES, FORWARD_SHARE
 from pgnas.stages.store import FolderStore
 from pgnas.stages.training import Score, recalibrate
 from pgnas.supernets import load_state
@@ -33,11 +35,32 @@ def search(run: Context, store: FolderStore) -> Facts:
     planned = recipe.planned_macs(run.full, recipe.decision_epoch)
     phase = recipe.posterior_phase(supernet, compiled=run.compile_choice("search", planned))
     run.train(phase, range(recipe.decision_epoch), store)
+    momentum = phase.momentum()
+    phase.settle()
     run.folder.save_tensors("posterior.safetensors", supernet.state_dict(), {"space": supernet.open().space})
-    run.folder.save_tensors("momentum.safetensors", phase.momentum())
+    run.folder.save_tensors("momentum.safetensors", momentum)
     val = run.score(supernet, run.data.estimate)
     run.folder.write_json("supernet.json", describe_supernet(supernet))
-    return {"val_accuracy": val.metric, "epochs": recipe.decision_epoch}
+    return {"val_accuracy": val.metric, "epochs": phase.stop(recipe.decision_epoch), **_what_left(phase)}
+
+
+def _what_left(phase: PosteriorPhase) -> Facts:
+    """What the phase cost, in epochs of the full network, and how much of the supernet was left at its end."""
+    assert phase.spending is not None
+    facts = {"spent": phase.spending.spent}
+    if phase.shedder is not None:
+        facts |= {"sheddings": phase.shedder.moments, "left": phase.shedder.macs / phase.spending.full}
+    return facts
+
+
+def spent(run: Context) -> float:
+    """What learning the posterior and ranking have cost, in epochs of the full network."""
+    searched, sampled = (run.folder.stage_facts(name) for name in ("search", "sample"))
+    passes = len(run.data.select)
+    if sampled.get("recalibrated"):
+        passes += CALIBRATION_BATCHES * run.config.batch_size
+    ranking = FORWARD_SHARE * int(str(sampled["count"])) * passes / run.recipe.examples_an_epoch
+    return float(str(searched.get("spent", searched["epochs"]))) + ranking * run.recipe.cost(run.found)
 
 
 def describe_supernet(supernet: Supernet) -> dict[str, Any]:
@@ -226,12 +249,14 @@ def train(run: Context, store: FolderStore) -> Facts:
     """Train the found network, without noise, for the epochs that remain."""
     small = extracted_network(run)
     network = small.module
-    remaining = run.epochs - run.recipe.decision_epoch
-    if remaining > 0 and any(True for _ in network.parameters()):
+    decided = int(str(run.folder.stage_facts("search")["epochs"]))
+    epochs, pace = run.recipe.remaining(decided, spent(run), run.found)
+    if len(epochs) > 0 and any(True for _ in network.parameters()):
         momentum, _ = run.folder.load_tensors("momentum.safetensors")
-        planned = run.recipe.planned_macs(run.found, remaining)
-        phase = run.recipe.found_phase(small, momentum, compiled=run.compile_choice("train", planned))
-        run.train(phase, range(run.recipe.decision_epoch, run.epochs), store)
+        planned = run.recipe.planned_macs(run.found, len(epochs))
+        compiled = run.compile_choice("train", planned)
+        phase = run.recipe.found_phase(small, momentum, compiled=compiled, pace=pace)
+        run.train(phase, epochs, store)
     run.folder.save_tensors("found.safetensors", network.state_dict())
     val = run.score(network, run.data.estimate)
-    return {"epochs": remaining, "val_accuracy": val.metric}
+    return {"epochs": len(epochs), "val_accuracy": val.metric}

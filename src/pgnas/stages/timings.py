@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
 
 from pgnas.errors import FileError, RunFolderError
 from pgnas.nn import Supernet
 from pgnas.nn.device_costs import DeviceCosts
 from pgnas.nn.stopwatch import measure_device
+from pgnas.nn.timing import seconds
 from pgnas.processes import Processes
 from pgnas.run_folder import RunFolder
+from pgnas.stages.engine import Engine
+from pgnas.stages.training import Loss
 
 TRAINING_BATCH = 8
 """Examples a batch for timing a training step; the ratio of an operation's cost to another's varies little with it."""
@@ -73,6 +81,27 @@ class FolderTimings(Timings):
                 DeviceCosts.from_json(values, subject=f"{self._source}/{name}", graph=supernet.graph)
             self._folder.write_json(name, values)
         return _read(path)
+
+
+def step_seconds(network: nn.Module, batch: Any, engine: Engine, loss: Loss) -> float:
+    """The median seconds of a forward and a backward pass of a network in training, which is left as it was.
+
+    Args:
+        network: The network, on the engine's device.
+        batch: A training batch.
+        engine: Where to compute.
+        loss: Mean loss of a batch.
+    """
+    trained = copy.deepcopy(network).train()
+    inputs, targets = engine.batch(batch)
+
+    def step() -> None:
+        with engine.autocast():
+            value = loss(trained(*inputs), targets)
+        engine.backward(value)
+
+    with torch.random.fork_rng():
+        return seconds(step, at_least=1.0)
 
 
 def _read(path: Path) -> object:

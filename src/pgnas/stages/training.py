@@ -113,9 +113,18 @@ class Phase(ABC):
 
     def prepare_step(self, step: int) -> None:
         """Set what depends on the place in the run alone: the learning rate, and the drop-path probabilities."""
+        place = self.place(step)
         for group in self.weights.param_groups:
-            group["lr"] = self.schedule.at(step)
-        ramp_drop_path(self.network, (step + 1) / self.schedule.steps)
+            group["lr"] = self.schedule.at(place)
+        ramp_drop_path(self.network, (place + 1) / self.schedule.steps)
+
+    def place(self, step: int) -> float:
+        """Where in the schedule an optimiser step of the run lies: there, unless a phase has a budget."""
+        return step
+
+    def stop(self, planned: int) -> int:
+        """Epochs of the run after which the phase ends; as planned, unless a phase has a budget."""
+        return planned
 
     def step(self, inputs: tuple[Tensor, ...], targets: Any, step: int) -> Tensor:
         """One step of every optimiser; the loss before it, a scalar without gradient."""
@@ -151,6 +160,10 @@ class Phase(ABC):
 
     def finish_step(self, step: int) -> None:
         """What follows the optimisers' step; nothing, unless a phase says otherwise."""
+        return
+
+    def finish_epoch(self, epoch: int) -> None:
+        """What follows an epoch, with ``epoch`` of the run behind; nothing, unless a phase says otherwise."""
         return
 
     def measure(self) -> dict[str, float]:
