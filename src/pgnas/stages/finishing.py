@@ -102,6 +102,8 @@ def partial_result(folder: RunFolder) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if search:
         values["supernet"] = {"val_accuracy": search.get("val_accuracy"), "epochs": search.get("epochs")}
+        if folder.config.sheds or folder.config.budget is not None:
+            values["supernet"] |= {key: search[key] for key in ("spent", "sheddings", "left") if key in search}
     if extract:
         values["found"] = {"params": extract["params"], "macs": extract["macs"]}
         values["decision"] = {key: extract[key] for key in ("val_before_calibration", "val_frozen")}
