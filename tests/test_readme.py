@@ -88,7 +88,11 @@ def test_the_commands_run(command, newcomers_folder, capsys):
     words = shlex.split(command)[1:]
     # Shortened so that the tests stay quick: the path is the README's, the number of epochs is not.
     words = [w for i, w in enumerate(words) if w != "--epochs" and (i == 0 or words[i - 1] != "--epochs")]
-    assert main([*words, "--epochs", "1", "--candidates", "2", "--batch-size", "16", "--until", "extract"]) == 0
+    if "--budget" in words:
+        words[words.index("--budget") + 1] = "1"
+    else:
+        words += ["--epochs", "1"]
+    assert main([*words, "--candidates", "2", "--batch-size", "16", "--until", "extract"]) == 0
     assert (Path(words[words.index("--out") + 1]) / "architecture.json").exists(), capsys.readouterr().err
 
 

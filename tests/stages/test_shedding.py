@@ -204,7 +204,7 @@ def test_what_makes_no_sense_is_refused(tmp_path, settings):
 def shed_run(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "shed"
     config = RunConfig(
-        model="multibranch-resnet:width=6,blocks=1,stages=2", data="digits", out=str(out), budget="6", decide_at="50%",
+        model="multibranch-resnet:width=6,blocks=1,stages=2", data="digits", out=str(out), budget="8", decide_at="50%",
         candidates=5, max_macs="40%", logit_lr=0.5, batch_size=64,
     )  # fmt: skip
     return config, stages.run(config, until="train")
@@ -216,17 +216,18 @@ def test_a_run_that_sheds_reports_in_the_full_networks_names(shed_run):
     searched, trained = facts["search"]["facts"], facts["train"]["facts"]
     assert searched["sheddings"] >= 1
     assert searched["left"] < 0.9
-    assert searched["spent"] <= 3.0
+    assert searched["spent"] <= 4.0
     assert searched["epochs"] > searched["spent"]
     posterior = load_file(result.path / "posterior.safetensors")
     network = pgnas.supernet(
-        build_model(config.model, in_channels=1, num_classes=10, image_size=8, seed=0).module, torch.randn(2, 1, 8, 8)
+        build_model(config.model, in_channels=1, num_classes=10, image_size=(8, 8), seed=0).module,
+        torch.randn(2, 1, 8, 8),
     )
     network.load_state_dict(posterior)
     architecture = Architecture.from_json(json.loads((result.path / "architecture.json").read_text()))
     counts = network.count(architecture)
     total = searched["spent"] + trained["epochs"] * counts.macs / network.count(network.open()).macs
-    assert 5.0 < total <= 6.0
+    assert 7.0 < total <= 8.0
     assert (counts.params, counts.macs) == (result["found"]["params"], result["found"]["macs"])
     for line in (result.path / "candidates.jsonl").read_text().splitlines():
         row = json.loads(line)
