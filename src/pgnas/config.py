@@ -81,6 +81,8 @@ class RunConfig:
         recalibrate: Re-estimate BatchNorm statistics of each candidate; ``auto``: where validation says it helps.
         temperature: tau of the relaxation (Eq. 16); ``None``: 0.2 with the paper prior, else 0.5.
         initial_drop: Initial drop probability; ``None``: 0.1 with the paper prior, else 0.02.
+        fixed_drop: A drop probability that every gate keeps: nothing is learned about the architecture, candidates are
+            drawn at random with it; 0: the full network, trained plainly; ``None``: it is learned.
         logit_lr: Learning rate of the gates' logits (Adam).
         baseline: Networks trained beside the found one at the same total compute.
         seed: Seed of weights, noise, order and candidates.
@@ -135,6 +137,7 @@ class RunConfig:
     recalibrate: Switch = "auto"
     temperature: float | None = None
     initial_drop: float | None = None
+    fixed_drop: float | None = None
     logit_lr: float = 0.05
     baseline: tuple[Baseline, ...] = ()
     seed: int = 0
@@ -164,6 +167,8 @@ class RunConfig:
             Budget.parse(self.budget, subject="--budget")
             if self.epochs is not None:
                 raise ConfigError("--budget", "takes the place of --epochs", value="both", remedy="give one of them")
+        if self.fixed_drop is not None and self.has_cap:
+            raise ConfigError("--fixed-drop", "decides the size alone", value="a cap beside it", remedy="drop the cap")
         self.decision_share()
 
     def given(self) -> dict[str, Any]:
@@ -229,13 +234,14 @@ _BOUNDS: dict[str, tuple[float, float, bool]] = {  # field: (low, high, low is a
     "round_to": (1, 1_024, True),
     "temperature": (0, 100, False),
     "initial_drop": (0, 1, False),
+    "fixed_drop": (0, 1, True),
     "logit_lr": (0, 100, False),
     "accumulate": (1, 1_000_000, True),
     "checkpoint_minutes": (0, 1e6, True),
     "seed": (0, 2**32 - 1, True),
     "data_seed": (0, 2**32 - 1, True),
 }
-_OPEN_ABOVE = {"prior_drop", "initial_drop", "ranking_error"}
+_OPEN_ABOVE = {"prior_drop", "initial_drop", "fixed_drop", "ranking_error"}
 
 
 def _check_numbers(config: RunConfig) -> None:

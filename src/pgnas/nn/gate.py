@@ -21,6 +21,8 @@ from pgnas.bayes import logit, product_logits
 from pgnas.errors import ModelError
 
 Granularity = Literal["channel", "group", "product"]
+_CERTAIN = 1e4
+"""A logit whose sigmoid is 1 to the last bit, even with the noise of a relaxed sample at any temperature up to 100."""
 
 CLOSED = -200.0
 """The logit of a gate that is closed for good: its sigmoid is 0 in float32, and its entropy too."""
@@ -158,6 +160,15 @@ class Gates(nn.Module):
         """Keep every logit within [-bound, bound], where its sigmoid still has a gradient."""
         for parameter in self.parameters():
             parameter.clamp_(-bound, bound)
+
+    def fix_(self, keep: float) -> None:
+        """As :meth:`fill_`, for good: the logits take no gradient; ``keep`` 1 opens every gate for certain."""
+        if keep < 1:
+            self.fill_(keep)
+        else:
+            for parameter in self.parameters():
+                nn.init.constant_(parameter, _CERTAIN)
+        self.requires_grad_(False)
 
     @torch.no_grad()
     def fill_(self, keep: float) -> None:

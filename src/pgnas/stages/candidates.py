@@ -70,7 +70,13 @@ Caps = Mapping[CostName, float]
 
 
 def draw(
-    supernet: Supernet, count: int, caps: Caps, *, generator: torch.Generator, shaper: Shaper | None = None
+    supernet: Supernet,
+    count: int,
+    caps: Caps,
+    *,
+    generator: torch.Generator,
+    shaper: Shaper | None = None,
+    with_mode: bool = True,
 ) -> list[Candidate]:
     """The posterior's mode and ``count`` - 1 samples, distinct and under the caps.
 
@@ -83,11 +89,13 @@ def draw(
         caps: The caps.
         generator: Draws the samples.
         shaper: Makes every candidate easy on hardware.
+        with_mode: Whether the mode is among them; without it there are ``count`` samples.
     """
     fitter = Fitter(supernet, caps, shaper or Shaper(supernet))
     found: dict[str, Candidate] = {}
-    first = fitter.fit(supernet.mode(), is_mode=True)
-    found[first.architecture.digest] = first
+    if with_mode:
+        first = fitter.fit(supernet.mode(), is_mode=True)
+        found[first.architecture.digest] = first
     seen: set[str] = set()
     for _ in range(20 * count):
         if len(found) >= count:

@@ -156,6 +156,8 @@ class Context:
             gate_inputs=self.config.gate_inputs,
             tie=self.built.ties_without(self.config.exclude),
         )
+        if self.config.fixed_drop is not None:
+            made.gates.fix_(1 - self.config.fixed_drop)
         self.engine.place(made)
         if self.config.max_latency is not None:
             made.device_costs = self.timings.of(made, training=False)

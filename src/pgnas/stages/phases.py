@@ -38,7 +38,7 @@ class PosteriorSettings:
         decision_step: The place in the schedule by which the caps must be met.
         hold: Share of the steps to the decision in which the caps do not press yet.
         reach: Share of the steps to the decision at which the caps are in full force.
-        logit_lr: Learning rate of the logits.
+        logit_lr: Learning rate of the logits; ``None``: they stay as they are.
         weight_decay: L2 decay of the weights.
         momentum: Nesterov momentum of the weights.
     """
@@ -49,7 +49,7 @@ class PosteriorSettings:
     decision_step: int
     hold: float = 0.1
     reach: float = 0.7
-    logit_lr: float = 0.05
+    logit_lr: float | None = 0.05
     weight_decay: float = 5e-4
     momentum: float = 0.9
 
@@ -95,7 +95,10 @@ class PosteriorPhase(Phase):
         self.shedder, self.spending = shedder, spending
         self._loss, self._compiled = loss, compiled
         self._adopt(supernet, {})
-        self.logits = engine.optimizer(torch.optim.Adam(supernet.gates.parameters(), lr=settings.logit_lr))
+        self.logits: dict[str, torch.optim.Optimizer] = {}
+        if settings.logit_lr is not None:
+            adam = torch.optim.Adam(supernet.gates.parameters(), lr=settings.logit_lr)
+            self.logits["logits"] = engine.optimizer(adam)
         self.controllers = {kind: CapController(step=DUAL_STEP, damping=DAMPING) for kind in settings.caps}
         self._costs: dict[CostName, Tensor] = {}
 
@@ -108,8 +111,8 @@ class PosteriorPhase(Phase):
         self.weights = self.engine.optimizer(sgd)
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Of the weights and of the logits."""
-        return {"weights": self.weights, "logits": self.logits}
+        """Of the weights and, unless these stay as they are, of the logits."""
+        return {"weights": self.weights, **self.logits}
 
     def noise(self, examples: int) -> Tensor:
         """Uniform noise for each example and gate, (examples, U): an image's depends on its place in the whole batch.
@@ -141,7 +144,8 @@ class PosteriorPhase(Phase):
 
     def finish_step(self, step: int) -> None:
         """Clamp the logits and take a dual step."""
-        self.supernet.gates.clamp_(LOGIT_BOUND)
+        if self.logits:
+            self.supernet.gates.clamp_(LOGIT_BOUND)
         for kind, cap in self.settings.caps.items():
             target = self.settings.target(cap, self.place(step + 1))
             self.controllers[kind] = self.controllers[kind].update(float(self._costs[kind].detach()), target)

@@ -131,7 +131,7 @@ class Recipe:
             self.data_size,
             shares,
             end,
-            logit_lr=self.config.logit_lr,
+            logit_lr=self.config.logit_lr if self.config.fixed_drop is None else None,
             weight_decay=self.weight_decay,
         )
         return PosteriorPhase(
@@ -182,9 +182,14 @@ class Recipe:
 
     def draw(self, supernet: Supernet) -> list[Candidate]:
         """The candidates; the same for the same seed and posterior."""
-        generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "candidates"))
-        shaper = self.shaper(supernet)
-        return draw(supernet, self.config.candidates, self.caps, generator=generator, shaper=shaper)
+        return draw(
+            supernet,
+            self.config.candidates,
+            self.caps,
+            generator=torch.Generator().manual_seed(derive_seed(self.config.seed, "candidates")),
+            shaper=self.shaper(supernet),
+            with_mode=self.config.fixed_drop is None,  # at a fixed rate the mode is the full network, or nothing
+        )
 
     def shaper(self, supernet: Supernet) -> Shaper:
         """What makes candidates easy on hardware, as the settings say."""
