@@ -13,6 +13,7 @@ from PIL import Image
 
 from pgnas.cli import main
 from pgnas.cli.main import app
+from pgnas.stages import finishing
 from pgnas.testing import temporary_rules
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -94,6 +95,19 @@ def test_the_commands_run(command, newcomers_folder, capsys):
         words += ["--epochs", "1"]
     assert main([*words, "--candidates", "2", "--batch-size", "16", "--until", "extract"]) == 0
     assert (Path(words[words.index("--out") + 1]) / "architecture.json").exists(), capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("pgnas study")])
+def test_the_studies_run(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(finishing, "FORMATS", {})  # exporting every run would take longer than the runs
+    words = re.sub(r"--(seeds|values) \S+", "", command)  # shortened, as above
+    words = [*shlex.split(words)[1:], "--seeds", "0", "--epochs", "1", "--candidates", "2"]
+    words += ["--finetune-epochs", "1"] if "ablation" in words else ["--values", "50"]
+    assert main(words) == 0, capsys.readouterr().err
+    out = Path(words[words.index("--out") + 1])
+    assert capsys.readouterr().out.startswith((out / "table.md").read_text())
+    assert (out / "figure.png").exists()
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("pgnas inspect")])

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter, Token
 
-from pgnas.cli.flags import whole_number
+from pgnas.cli.flags import whole_number, wholes
 from pgnas.cli.reporter import reporter
 from pgnas.console import print_lines
 from pgnas.errors import ConfigError
@@ -26,13 +26,6 @@ def _words(_: object, tokens: Sequence[Token]) -> tuple[str, ...]:
     return tuple(part.strip() for token in tokens for part in token.value.split(",") if part.strip())
 
 
-def _wholes(kind: object, tokens: Sequence[Token]) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in _words(kind, tokens))
-    except ValueError:
-        raise ValueError("must be whole numbers with commas between them") from None
-
-
 @app.command
 def nats_size(
     *,
@@ -41,7 +34,7 @@ def nats_size(
     table: Path | None = None,
     column: str | None = None,
     caps: Annotated[tuple[str, ...], Parameter(converter=_words, negative=())] = ("6.4%", "25%"),
-    seeds: Annotated[tuple[int, ...], Parameter(converter=_wholes, negative=())] = (0, 1, 2),
+    seeds: Annotated[tuple[int, ...], Parameter(converter=wholes, negative=())] = (0, 1, 2),
     width: Annotated[int, _WHOLE] = 32,
     image_size: Annotated[int, _WHOLE] = 16,
     epochs: Annotated[int, _WHOLE] = 8,

@@ -71,7 +71,7 @@ def _converter(hint: object) -> Any:
         return whole_number
     for member in members:
         if typing.get_origin(member) is tuple:
-            return _numbers if float in typing.get_args(member) else _comma_separated
+            return numbers if float in typing.get_args(member) else _comma_separated
     return None
 
 
@@ -90,13 +90,22 @@ def _comma_separated(_: object, tokens: Sequence[Token]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part for part in parts if part))
 
 
-def _numbers(_: object, tokens: Sequence[Token]) -> tuple[float, ...]:
+def numbers(_: object, tokens: Sequence[Token]) -> tuple[float, ...]:
     """``--milestones 30,60`` or ``--milestones 30 --milestones 60``."""
     parts = [part.strip() for token in tokens for part in token.value.split(",")]
     try:
         return tuple(float(part) for part in parts if part)
     except ValueError:
         raise ValueError(f"must be numbers with commas between them, got {','.join(parts)!r}") from None
+
+
+def wholes(_: object, tokens: Sequence[Token]) -> tuple[int, ...]:
+    """``--seeds 0,1,2`` or ``--seeds 0 --seeds 1``."""
+    parts = [part.strip() for token in tokens for part in token.value.split(",")]
+    try:
+        return tuple(int(part) for part in parts if part)
+    except ValueError:
+        raise ValueError(f"must be whole numbers with commas between them, got {','.join(parts)!r}") from None
 
 
 def flag_names() -> Mapping[str, str]:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from pgnas import config_file
-from pgnas.cli import bench, presets
+from pgnas.cli import bench, presets, study
 from pgnas.cli.flags import given, make_flags_class, whole_number
 from pgnas.cli.reporter import reporter
 from pgnas.console import print_either, print_error, print_interrupted, print_lines
@@ -227,6 +227,7 @@ def inspect(
     print_either(tables.plain(sections), lambda width: tables.fancy(sections, width))
 
 
+app.command(study.app)
 app.command(bench.app)
 
 

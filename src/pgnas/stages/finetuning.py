@@ -77,7 +77,7 @@ def finetune(
     with SharedFolder.share(processes, lambda: RunFolder.open(source)) as folder:
         context = Context(folder, progress or SilentReporter(), processes=processes)
         _require_finished(folder)
-        if context.found.params == 0:
+        if not folder.stage_done("finetune") and context.found.params == 0:
             raise RunFolderError(str(source), "has nothing to fine-tune", value="a found network without parameters")
         _note_settings(folder, settings)
         do_stage(context, "finetune", lambda run, store: _train(run, store, settings))

@@ -1,0 +1,82 @@
+"""``pgnas study length-scale`` and ``temperature`` (Tables 4-7): one setting takes several values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from matplotlib.figure import Figure
+
+from pgnas.config import RunConfig
+from pgnas.errors import ConfigError
+from pgnas.stages.studies.drawing import draw_rows
+from pgnas.stages.studies.measurements import Measurement
+from pgnas.stages.studies.plan import Cell, Study, Variant
+from pgnas.stages.studies.reading import measure_cell
+
+
+@dataclass(frozen=True)
+class Sweep(Study):
+    """A run for each value of one setting.
+
+    Attributes:
+        values: The values.
+    """
+
+    values: tuple[float, ...]
+
+    setting: ClassVar[str]
+    symbol: ClassVar[str]
+    needed: ClassVar[Mapping[str, object]] = {}
+
+    def __post_init__(self) -> None:
+        require_different(self.values)
+
+    def variants(self, base: RunConfig) -> Sequence[Variant]:
+        """One a value."""
+        return [
+            Variant(f"{self.name}-{value:g}", f"{self.symbol} = {value:g}", {**self.needed, self.setting: value})
+            for value in self.values
+        ]
+
+    def measure(self, cell: Cell) -> Sequence[Measurement]:
+        """A row a value."""
+        return measure_cell(cell)
+
+    def draw(self, figure: Figure, measurements: Sequence[Measurement]) -> None:
+        """Test error by value."""
+        draw_rows(figure.add_subplot(), measurements, head=self.head)
+
+
+class LengthScale(Sweep):
+    """How strongly l^2 of the paper prior (Eq. 15) makes networks small."""
+
+    name = "length-scale"
+    head = "length scale"
+    setting, symbol = "length_scale_sq", "l²"
+    needed: ClassVar[Mapping[str, object]] = {"prior": "paper"}
+    varied: ClassVar[Mapping[str, str]] = {
+        "length_scale_sq": "use --values",
+        "prior": "leave it out: the length scale is the paper prior's",
+        "fixed_drop": "leave it out: a fixed rate does not depend on the length scale",
+    }
+
+
+class Temperature(Sweep):
+    """What tau of the relaxation (Eq. 16) is good for."""
+
+    name = "temperature"
+    head = "temperature"
+    setting, symbol = "temperature", "τ"
+    varied: ClassVar[Mapping[str, str]] = {"temperature": "use --values"}
+
+
+def require_different(values: Sequence[float]) -> None:
+    """There must be values, and no two the same.
+
+    Raises:
+        ConfigError: It is not so.
+    """
+    if not values or len({f"{value:g}" for value in values}) != len(values):
+        raise ConfigError("--values", "must be one or more different numbers", value=list(values), remedy="list them")
