@@ -9,9 +9,11 @@ from typing import ClassVar
 from matplotlib.figure import Figure
 
 from pgnas.config import RunConfig
+from pgnas.report.histogram import GUIDED, draw_histogram
+from pgnas.report.histogram import RANDOM as AT_RANDOM
 from pgnas.stages.context import Context
 from pgnas.stages.finetuning import FinetuneSettings
-from pgnas.stages.studies.drawing import draw_histogram
+from pgnas.stages.studies.drawing import COLOURS
 from pgnas.stages.studies.matching import matched_drop
 from pgnas.stages.studies.measurements import Measurement, difference, verdict
 from pgnas.stages.studies.plan import Cell, Settled, Study, Variant
@@ -87,6 +89,6 @@ class Ablation(Study):
         """Figure 1: the candidates of all seeds."""
         groups = {
             name: [accuracy for m in measurements if m.row == row for accuracy in m.accuracies]
-            for name, row in (("guided by the posterior", PGNAS), ("random", RANDOM))
+            for name, row in ((GUIDED, PGNAS), (AT_RANDOM, RANDOM))
         }
-        draw_histogram(figure.add_subplot(), groups)
+        draw_histogram(figure.add_subplot(), groups, colours=COLOURS)

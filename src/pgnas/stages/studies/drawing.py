@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,30 +12,6 @@ from pgnas.stages.studies.measurements import Measurement, rows_of, spread_of
 from pgnas.stages.studies.tables import TEST_ERROR, Column
 
 COLOURS = ("#1f5fae", "#b3540b", "#0d7a6b")
-BINS = 30
-
-
-def draw_histogram(axes: Axes, groups: Mapping[str, Sequence[float]], *, colours: Sequence[str] = COLOURS) -> None:
-    """Figure 1: how many candidates of each group have which accuracy, with each group's mean as a dashed line.
-
-    Args:
-        axes: Where.
-        groups: Accuracies in [0, 1] by the name of their group; empty groups are left out.
-        colours: One a group.
-    """
-    shown = {name: [100 * value for value in values] for name, values in groups.items() if values}
-    low = min((min(values) for values in shown.values()), default=0.0)
-    high = max((max(values) for values in shown.values()), default=100.0)
-    width = (high - low) / BINS or 1.0  # all the same
-    edges = [low + width * place for place in range(BINS + 1)]
-    for (name, values), colour in zip(shown.items(), colours, strict=False):
-        mean = statistics.fmean(values)
-        axes.hist(values, bins=edges, color=colour, alpha=0.6, label=f"{name}: {len(values)}, mean {mean:.1f} %")
-        axes.axvline(mean, color=colour, linestyle="--", linewidth=1.2)
-    axes.set_xlabel("validation accuracy without fine-tuning, %")
-    axes.set_ylabel("candidates")
-    if shown:
-        axes.legend(loc="best", frameon=False)
 
 
 def draw_rows(axes: Axes, measurements: Sequence[Measurement], *, head: str, column: Column = TEST_ERROR) -> None:
