@@ -12,7 +12,7 @@ import pgnas
 PUBLIC = [
     "Architecture", "Counts", "DataSet", "InputError", "Inspection", "PgnasError", "RunConfig", "RunError", "RunResult",
     "SearchResult", "Supernet", "channel_rule", "extract", "inspect", "load", "load_data", "measure",
-    "measure_device", "run", "search", "supernet",
+    "measure_device", "predict", "run", "search", "supernet",
 ]  # fmt: skip
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pgnas.stages import load as load
     from pgnas.stages import run_values as run
     from pgnas.stages import search as search
+    from pgnas.stages.predicting import predict_images as predict
 
 _HOMES = {
     "Architecture": ("pgnas.architecture", "Architecture"),
@@ -56,6 +57,7 @@ _HOMES = {
     "load_data": ("pgnas.data", "load_data"),
     "measure": ("pgnas.nn", "measure"),
     "measure_device": ("pgnas.nn.stopwatch", "measure_device"),
+    "predict": ("pgnas.stages.predicting", "predict_images"),
     "run": ("pgnas.stages", "run_values"),
     "search": ("pgnas.stages", "search"),
     "supernet": ("pgnas.nn", "supernet"),
@@ -80,6 +82,7 @@ __all__ = [
     "load_data",
     "measure",
     "measure_device",
+    "predict",
     "run",
     "search",
     "supernet",

@@ -19,6 +19,7 @@ from cyclopts import App, CycloptsError, Parameter
 from pgnas import config_file
 from pgnas.cli import bench, presets, study
 from pgnas.cli.flags import given, make_flags_class, whole_number
+from pgnas.cli.predict import predict
 from pgnas.cli.reporter import reporter
 from pgnas.console import print_either, print_error, print_interrupted, print_lines
 from pgnas.errors import PgnasError
@@ -227,6 +228,7 @@ def inspect(
     print_either(tables.plain(sections), lambda width: tables.fancy(sections, width))
 
 
+app.command(predict, sort_key=len(STAGES))
 app.command(study.app)
 app.command(bench.app)
 

@@ -17,6 +17,7 @@ from pgnas.data.augmentation import Augmentation, Draws
 from pgnas.data.batches import Batches
 from pgnas.data.dataset import DataSet
 from pgnas.data.loading import load_data
+from pgnas.data.loose import evaluates_a_crop, image_files, read_images
 from pgnas.data.pipelines import ResizedCrop
 from pgnas.data.preprocessing import Preprocessing
 from pgnas.data.sources import RawData, Request, Source, register, register_path, registered_sources
@@ -38,7 +39,10 @@ __all__ = [
     "Split",
     "StreamedSplit",
     "VolumeAugmentation",
+    "evaluates_a_crop",
+    "image_files",
     "load_data",
+    "read_images",
     "register",
     "register_path",
     "registered_sources",

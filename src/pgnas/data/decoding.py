@@ -73,7 +73,7 @@ def decode_images(
     pixels = np.empty((len(paths), channels, height, width), dtype=np.uint8)
 
     def decode(i: int) -> str | None:
-        return attempt(lambda path: _decode_into(pixels[i], path), os.path.join(root, paths[i]))
+        return attempt(lambda path: decode_into(pixels[i], path), os.path.join(root, paths[i]))
 
     with quiet_pillow():
         for i, trouble in zip(found.good, in_threads(decode, list(found.good)), strict=True):
@@ -95,8 +95,8 @@ def open_image(path: str, mode: str) -> Image.Image:
         return _eight_bit(opened, mode)
 
 
-def _decode_into(out: np.ndarray[Any, np.dtype[np.uint8]], path: str) -> None:
-    """Fill ``out``, (C, H, W), with the image."""
+def decode_into(out: np.ndarray[Any, np.dtype[np.uint8]], path: str) -> None:
+    """Fill ``out``, (C, H, W), with the image, or its centre square resized (bilinear) if it has another size."""
     channels, height, width = out.shape
     image = open_image(path, "L" if channels == 1 else "RGB")
     if image.size != (width, height):

@@ -17,7 +17,7 @@ from pgnas import nn as pnn
 from pgnas.amounts import Budget
 from pgnas.architecture import Architecture
 from pgnas.config import RunConfig
-from pgnas.data import Batches, DataSet, Examples, Preprocessing, load_data
+from pgnas.data import Batches, DataSet, Examples, Preprocessing, evaluates_a_crop, load_data
 from pgnas.errors import RunFolderError
 from pgnas.nn import Counts, Supernet
 from pgnas.processes import Processes
@@ -95,7 +95,7 @@ class Context:
                 augment=self.config.augment,
                 cutout=self.config.cutout,
             )
-        self._note_once("data", data.fingerprint)
+        self._note_once("data", data.fingerprint, cropped=evaluates_a_crop(data.test))
         for note in data.notes:
             self.progress.note(f"data: {note}")
         return data
@@ -310,10 +310,10 @@ class Context:
             return shape
         return replace(shape, channels=channels, mean=shape.mean * channels, std=shape.std * channels)
 
-    def _note_once(self, what: str, fingerprint: str) -> None:
+    def _note_once(self, what: str, fingerprint: str, **facts: object) -> None:
         known = self.folder.stage_facts(what).get("fingerprint")
         if known is None:
-            self.folder.mark_done(what, 0.0, fingerprint=fingerprint)
+            self.folder.mark_done(what, 0.0, fingerprint=fingerprint, **facts)
             known = self.folder.stage_facts(what).get("fingerprint")
         error = None
         if known != fingerprint:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -72,39 +73,45 @@ def draw_members(supernet: Supernet, samples: int, *, seed: int) -> list[Member]
         samples: M.
         seed: Of the run; more samples begin with the same ones.
     """
+    draws = Counter(draw_architectures(supernet, samples, seed=seed))
+    return [Member(architecture, weight) for architecture, weight in draws.items()]
+
+
+def draw_architectures(supernet: Supernet, samples: int, *, seed: int) -> list[Architecture]:
+    """The samples of :func:`draw_members` one by one."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "ensemble"))
-    weights: dict[str, Member] = {}
-    for _ in range(samples):
-        architecture = supernet.sample(generator=generator)
-        before = weights.get(architecture.digest)
-        weights[architecture.digest] = Member(architecture, 1 if before is None else before.weight + 1)
-    return list(weights.values())
+    return [supernet.sample(generator=generator) for _ in range(samples)]
 
 
-def require_samples(samples: int) -> None:
+def require_samples(samples: int, *, least: int = 1) -> None:
     """Check a number of samples.
 
     Raises:
         ConfigError: It is none.
     """
-    if not 1 <= samples <= MOST_SAMPLES:
-        raise ConfigError(
-            "--samples", f"must lie in [1, {MOST_SAMPLES}]", value=samples, remedy="choose a value inside"
-        )
+    if not least <= samples <= MOST_SAMPLES:
+        rule = f"must lie in [{least}, {MOST_SAMPLES}]"
+        raise ConfigError("--samples", rule, value=samples, remedy="choose a value inside")
 
 
 def posterior_networks(run: Context, samples: int) -> Iterator[Weighted]:
     """The members one after another, each extracted with the posterior's weights; BatchNorm as the run ranked them."""
     members = draw_members(run.posterior, samples, seed=run.config.seed)
-    recalibrates = bool(run.folder.stage_facts("sample").get("recalibrated"))
-    calibration = run.calibration_batches() if recalibrates else []
-    for number, member in enumerate(members, start=1):
-        network = extract_small(run.posterior, member.architecture).module
-        run.engine.place(network)
-        if recalibrates:
-            recalibrate(network, calibration, engine=run.engine)
+    networks = member_networks(run, [member.architecture for member in members])
+    for number, (member, network) in enumerate(zip(members, networks, strict=True), start=1):
         yield network, float(member.weight)
         run.progress.advance(number, len(members))
+
+
+def member_networks(run: Context, architectures: Sequence[Architecture]) -> Iterator[nn.Module]:
+    """The network of each architecture, made when it is asked for; see :func:`posterior_networks`."""
+    recalibrates = bool(run.folder.stage_facts("sample").get("recalibrated"))
+    calibration = run.calibration_batches() if recalibrates else []
+    for architecture in architectures:
+        network = run.engine.place(extract_small(run.posterior, architecture).module)
+        if recalibrates:
+            recalibrate(network, calibration, engine=run.engine)
+        yield network
 
 
 @torch.no_grad()

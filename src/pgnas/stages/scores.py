@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.functional.classification import binary_auroc, multiclass_calibration_error
 
 from pgnas.bayes import Interval, bootstrap_calibration, bootstrap_mean, brier, reliability, wilson
 from pgnas.bayes.predictive import BINS, bin_of
@@ -23,6 +22,8 @@ RESAMPLES = 1000
 
 def point_scores(log_probs: Tensor, labels: Tensor) -> dict[str, float]:
     """Accuracy, NLL in nats, Brier's score and expected calibration error (L1, 15 equally wide bins)."""
+    from torchmetrics.functional.classification import multiclass_calibration_error  # here, as it takes a second
+
     error = multiclass_calibration_error(
         log_probs.exp(), labels, num_classes=log_probs.shape[1], n_bins=BINS, norm="l1"
     )
@@ -74,6 +75,8 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
         inside: Scores >= 0 of test images, (N,).
         outside: Scores of images of other data, (M,).
     """
+    from torchmetrics.functional.classification import binary_auroc
+
     together = torch.cat([inside, outside]).double()
     truth = torch.cat([torch.zeros(len(inside)), torch.ones(len(outside))]).long()
     # Scaled into [0, 1]: torchmetrics takes other scores for logits, and rounds small differences away.
