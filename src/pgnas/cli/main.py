@@ -118,7 +118,7 @@ def evaluate(
     /,
     *,
     samples: Annotated[int | None, _WHOLE] = None,
-    ood: str | None = None,
+    ood: Annotated[tuple[str, ...], Parameter(negative=())] = (),
 ) -> None:
     """Measure accuracy, calibration and cost on the test images, and how sure the predictions are.
 
@@ -127,12 +127,13 @@ def evaluate(
     Args:
         path: The run folder.
         samples: Networks sampled from the posterior; not given: 16.
-        ood: Other data, as for --data of pgnas run: how well uncertainty tells their test split from the run's.
+        ood: Other data, as for --data of pgnas run: how well uncertainty tells their test split from the run's; may be
+            repeated.
     """
     with reporter() as progress:
         from pgnas import stages
 
-        if samples is None and ood is None:
+        if samples is None and not ood:
             result = stages.run_stage(path, "evaluate", progress=progress)
         else:
             from pgnas.stages.ensemble import SAMPLES

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ Facts = dict[str, Any]
 PREDICTIONS_NAME, RELIABILITY_NAME = "predictions.safetensors", "reliability.json"
 TEMPERATURES_NAME = "temperatures.json"
 FOUND, ENSEMBLE, FULL = "found", "ensemble", "full"
-_HELD_OUT, _TEST = "validation", "test"
+_HELD_OUT, _TEST, _OTHER = "validation", "test", "other:"
 
 
 @dataclass(frozen=True)
@@ -110,21 +110,23 @@ def _tensors(source: str, found: dict[str, Gathered]) -> dict[str, Tensor]:
     return kept
 
 
-def tell_apart(run: Context, other: Examples, *, samples: int) -> Facts:
+def tell_apart(run: Context, others: Mapping[str, Examples], *, samples: int) -> dict[str, Facts]:
     """How well each source's uncertainty tells other images, of :func:`other_images`, from the run's test split.
 
     Returns:
-        The number of images, and by source the AUROC of each score: ``entropy`` of the prediction, and of the ensemble
-        also the ``mutual_information`` of class and network.
+        For each of the others the number of images, and by source the AUROC of each score: ``entropy`` of the
+        prediction, and of the ensemble also the ``mutual_information`` of class and network.
     """
-    loaders = {"inside": run.held_out(run.data.test), "outside": _batches(run, other)}
-    facts: Facts = {"images": len(other)}
+    loaders = {_TEST: run.held_out(run.data.test), **{_OTHER + spec: _batches(run, of) for spec, of in others.items()}}
+    facts: dict[str, Facts] = {spec: {"images": len(of)} for spec, of in others.items()}
     for source in sources(run, samples):
         found = gather(source.networks(), loaders, engine=run.engine)
-        inside, outside = found["inside"].uncertainty, found["outside"].uncertainty
-        facts[source.name] = {"entropy": auroc(inside.total, outside.total)}
-        if source.name == ENSEMBLE:
-            facts[source.name]["mutual_information"] = auroc(inside.epistemic, outside.epistemic)
+        inside = found[_TEST].uncertainty
+        for spec in others:
+            outside = found[_OTHER + spec].uncertainty
+            facts[spec][source.name] = {"entropy": auroc(inside.total, outside.total)}
+            if source.name == ENSEMBLE:
+                facts[spec][source.name]["mutual_information"] = auroc(inside.epistemic, outside.epistemic)
     return facts
 
 

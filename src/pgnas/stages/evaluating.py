@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,14 @@ from pgnas.stages.store import FolderStore
 
 
 def evaluate(
-    path: str | Path, *, samples: int = SAMPLES, ood: str | None = None, progress: Progress | None = None
+    path: str | Path, *, samples: int = SAMPLES, ood: Sequence[str] = (), progress: Progress | None = None
 ) -> RunResult:
     """Do the stage ``evaluate`` unless it is done, and add what is asked for to ``result.json``.
 
     Args:
         path: The run folder.
         samples: Networks drawn from the posterior for the ensemble.
-        ood: Other data, as ``--data`` takes them: how well uncertainty tells their test split from the run's.
+        ood: Other data, each as ``--data`` takes them: how well uncertainty tells their test splits from the run's.
         progress: Where to report; nowhere by default.
 
     Raises:
@@ -37,17 +38,15 @@ def evaluate(
         context = Context(folder, progress or SilentReporter(), processes=processes)
         result: Any = folder.read_json("result.json", stage="evaluate")
         uncertainty = result.get("uncertainty") or {}
-        other = None
-        if ood is not None:
-            with processes.together():
-                other = other_images(context, ood)
+        with processes.together():
+            others = {spec: other_images(context, spec) for spec in ood}
         if uncertainty.get("samples") != samples:
             context.progress.stage("ensemble")
             uncertainty = processes.from_first(lambda: assess(context, samples=samples))
-        if other is not None:
+        if others:
             context.progress.stage("other data")
-            apart = processes.from_first(lambda: tell_apart(context, other, samples=samples))
-            uncertainty = uncertainty | {"ood": (uncertainty.get("ood") or {}) | {ood: apart}}
+            apart = processes.from_first(lambda: tell_apart(context, others, samples=samples))
+            uncertainty = uncertainty | {"ood": (uncertainty.get("ood") or {}) | apart}
         if uncertainty != result.get("uncertainty"):
             folder.write_json("result.json", result | {"uncertainty": uncertainty})
             if folder.stage_done("report"):
