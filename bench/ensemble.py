@@ -5,8 +5,8 @@
 CIFAR-10 at 16x16, 12 epochs, group gates, no early decision; the plain full network is trained at the run's total
 compute (supernet epochs and ranking). The average is over 16 samples of the posterior; "best sample" is the best of
 these 16 by the very score compared, on the test images. Corrupted test images (at 16x16; deterministic) are told from
-clean ones by the entropy of the prediction, and by mutual information: noise (Gaussian, standard deviation as a share of
-the range), blur (Gaussian, standard deviation in pixels), contrast (factor about the image's mean).
+clean ones by the entropy of the prediction, and by mutual information: noise (Gaussian, deviation as a share of
+the range), blur (Gaussian, deviation in pixels), contrast (factor about the image's mean).
 
 An interrupted bench goes on where it was; each seed is one resumable run in two cells, the search and the full network.
 --images takes a part of the training images, for a trial.
