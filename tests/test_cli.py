@@ -122,7 +122,7 @@ def test_every_flag_reaches_its_setting(stages: Stages) -> None:
     assert {name: str(getattr(config, name)) for name in values} == values
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "report"])
 def test_each_stage_is_a_verb(stage: str, stages: Stages, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([stage, "runs/demo"]) == 0
     assert stages.asked == [(Path("runs/demo"), stage)]

@@ -77,7 +77,7 @@ def make_arguments() -> dict[str, Any]:
         {
             "digest": f"d{i}",
             "params": 1000 + 10 * i,
-            "macs": 400_000 - 1000 * i,
+            "macs": 400_000 - 1000 * i if i else 300_000,
             "accuracy": 0.8 + i / 100,
             "is_mode": i == 2,
         }
@@ -92,6 +92,7 @@ def make_arguments() -> dict[str, Any]:
             "cost": 1 / i,
             "lambda": 0.1 * i,
             "lr": 0.1,
+            "keep_by_gate": {"layer1.conv": 1 - i / 10, "fc": 1.0},
         }
         for i in range(1, 5)
     ]
@@ -117,7 +118,28 @@ def make_arguments() -> dict[str, Any]:
         "barriers": [["reshape_1", "it reshapes (2, 8) to (2, 4, 2)"]],
         "notes": ["functional dropout became a layer"],
     }
-    return {"result": result, "history": history, "candidates": candidates, "supernet_summary": summary}
+    operations = [
+        drawn("input x", "input", [], makes=1),
+        drawn("layer1.conv", "conv 3x3", [0], reads=8, kept_reads=3, makes=16, kept_makes=9),
+        drawn("pruned.conv", "conv 1x1", [0], reads=8, kept_reads=0, makes=16, kept_makes=0),
+        drawn("layer1: add()", "sum", [1, 2, 0], makes=16, kept_makes=9),
+        drawn("output", "output", [3], makes=1),
+    ]
+    bins = [{"confidence": 0.1 * i, "accuracy": 0.1 * i - 0.05, "count": 10 * i} for i in range(1, 10)]
+    return {
+        "result": result,
+        "history": history,
+        "candidates": candidates,
+        "supernet_summary": summary,
+        "operations": {"operations": operations},
+        "reliability": {"found": {"bins": bins}, "full": {"bins": bins[:2]}},
+        "others": {"random": [{"accuracy": 0.3}, {"accuracy": 0.4}]},
+    }
+
+
+def drawn(name: str, kind: str, inputs: list[int], **channels: int) -> dict[str, Any]:
+    counts = {"reads": 0, "kept_reads": 0, "kept_makes": channels.get("makes", 0)} | channels
+    return {"name": name, "kind": kind, "inputs": inputs, "gate": name, **counts}
 
 
 def test_the_report_says_what_was_found() -> None:
@@ -137,6 +159,13 @@ def test_the_report_says_what_was_found() -> None:
         "1 min 15 s",
         "posterior mode",
         "chosen",
+        "front",
+        "full network",
+        "3 of 8",
+        "dropped",
+        "random (2)",
+        "mean keep probability",
+        "confidence, %",
         "validation accuracy, %",
         "multiplier λ",
     ):
@@ -148,8 +177,9 @@ def test_the_page_can_be_read_by_everyone() -> None:
     assert next(page.named("html"))["lang"] == "en"
     assert any("width=device-width" in str(meta.get("content")) for meta in page.named("meta"))
     figures = [svg for svg in page.named("svg") if "role" in svg]
-    assert len(figures) == len(list(page.named("figure"))) == len(list(page.named("figcaption"))) == 2
+    assert len(figures) == len(list(page.named("figure"))) == len(list(page.named("figcaption"))) == 6
     assert all(svg["aria-label"] for svg in figures)
+    assert len(list(page.named("title"))) == 1 + len(make_arguments()["operations"]["operations"])
     assert len(list(page.named("table"))) == len(list(page.named("caption")))
     assert all(head.get("scope") for head in page.named("th"))
     assert len(list(page.named("h1"))) == 1
@@ -183,6 +213,9 @@ def test_names_are_escaped_wherever_they_occur() -> None:
     arguments["result"]["seconds"] = {HOSTILE: 1.0}
     arguments["result"]["settings"][HOSTILE] = [HOSTILE]
     arguments["history"][0]["stage"] = HOSTILE
+    arguments["history"][3]["keep_by_gate"] = {HOSTILE: 0.5}
+    arguments["reliability"] = {HOSTILE: arguments["reliability"]["found"]}
+    arguments["others"] = {HOSTILE: arguments["others"]["random"]}
     html = render_report(**arguments)
     page = checked(html)
     assert "<script" not in html
@@ -207,13 +240,15 @@ def test_any_value_may_be_missing_or_odd(empty: Any) -> None:
                 owner = owner[key]
             owner[path[-1]] = empty
             arguments["history"] = arguments["candidates"] = []  # drawing takes long; drawn in the test below
+            arguments["operations"] = arguments["reliability"] = arguments["others"] = None
             checked(render_report(**arguments))
 
 
 @pytest.mark.parametrize("empty", [None, math.nan, "text", 10**400], ids=repr_start)
 def test_measurements_may_be_missing_or_odd(empty: Any) -> None:
     arguments = make_arguments()
-    for rows in (arguments["history"], arguments["candidates"]):
+    bins = arguments["reliability"]["found"]["bins"]
+    for rows in (arguments["history"], arguments["candidates"], arguments["operations"]["operations"], bins):
         for index, key in enumerate(list(rows[0])):
             rows[index % len(rows)][key] = empty
     checked(render_report(**arguments))
@@ -226,6 +261,10 @@ def test_a_run_that_has_just_begun_has_a_report() -> None:
     checked(render_report({"found": {}}, [{}], [{}], {}))
     one = [{"macs": 5, "params": 5, "accuracy": 0.5}]
     checked(render_report({}, [{"stage": "search", "epoch": 1, "loss": 1.0}], one, None))
+
+
+def test_a_sentence_of_the_result_is_the_headline() -> None:
+    assert headline({"sentence": "found network: 81.2 %", "found": {"val_accuracy": 0.1}}) == "found network: 81.2 %"
 
 
 def test_a_cap_on_parameters_alone_decides_the_axis() -> None:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from pgnas import config_file
-from pgnas.cli import bench, presets, study
+from pgnas.cli import bench, presets, study, viewing
 from pgnas.cli.flags import given, make_flags_class, whole_number
 from pgnas.cli.predict import predict
 from pgnas.cli.reporter import reporter
@@ -34,7 +34,7 @@ STAGES: dict[Stage, str] = {
     "train": "Train the extracted network for the epochs that remain.",
     "export": "Write the network as .pt2, .onnx and .safetensors.",
     "evaluate": "Measure accuracy, calibration and cost on the test images.",
-    "report": "Write report.html.",
+    "report": "Draw report.html, of a finished run or of one that is still going.",
 }
 
 INTERRUPTED = 130
@@ -108,7 +108,7 @@ def _add_stage(stage: Stage, text: str, place: int) -> None:
 
 
 for _place, (_stage, _text) in enumerate(STAGES.items(), start=1):
-    if _stage != "evaluate":  # it has flags
+    if _stage not in ("evaluate", "report"):  # they have flags
         _add_stage(_stage, _text, _place)
 
 
@@ -141,6 +141,9 @@ def evaluate(
 
             result = measure(path, samples=SAMPLES if samples is None else samples, ood=ood, progress=progress)
     print_lines(result.summary())
+
+
+app.command(viewing.report, sort_key=len(STAGES), help=STAGES["report"])
 
 
 @app.command(sort_key=len(STAGES))

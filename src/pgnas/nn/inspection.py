@@ -168,7 +168,7 @@ def inspect_supernet(supernet: Supernet, *, model: str, params: int, notes: tupl
         ungated=tuple(_ungated(graph, entry.layer, entry.reason) for entry in space.ungated),
         barriers=_barriers(graph, space.sites),
         coupled=tuple(
-            CoupledValue(tuple(_label(graph, name) for name in value.origins), value.channels, value.readers)
+            CoupledValue(tuple(operation_label(graph, name) for name in value.origins), value.channels, value.readers)
             for value in coupled_values(graph, space.sites)
         ),
         tied_gates=_together([(site.gate, site.layer) for site in space.sites]),
@@ -190,8 +190,8 @@ def _gated(supernet: Supernet, site: Site) -> GatedLayer:
     else:
         per_unit = op.values[0].channels // units
         runs = [(run.origin, run.channels // per_unit) for run in graph.sources(op.inputs[0])]
-    sources = tuple(SourceUnits(_label(graph, origin), count) for origin, count in runs)
-    return GatedLayer(site.layer, _kind(layer), site.gate, units, _params(layer), graph.macs(site.node), sources)
+    sources = tuple(SourceUnits(operation_label(graph, origin), count) for origin, count in runs)
+    return GatedLayer(site.layer, layer_kind(layer), site.gate, units, _params(layer), graph.macs(site.node), sources)
 
 
 def _ungated(graph: ChannelGraph, name: str, reason: str) -> UngatedLayer:
@@ -199,7 +199,7 @@ def _ungated(graph: ChannelGraph, name: str, reason: str) -> UngatedLayer:
     layer = graph.layer(nodes[0]) if nodes else None
     if layer is None:
         return UngatedLayer(name, "", reason, 0, 0)
-    return UngatedLayer(name, _kind(layer), reason, _params(layer), sum(graph.macs(node.name) for node in nodes))
+    return UngatedLayer(name, layer_kind(layer), reason, _params(layer), sum(graph.macs(node.name) for node in nodes))
 
 
 def _barriers(graph: ChannelGraph, sites: tuple[Site, ...]) -> tuple[BarrierFound, ...]:
@@ -209,11 +209,11 @@ def _barriers(graph: ChannelGraph, sites: tuple[Site, ...]) -> tuple[BarrierFoun
         op = graph.ops[name]
         assert isinstance(op, Barrier)
         touches = name in gated or any(source in gated for source in op.inputs)
-        found.append(BarrierFound(_label(graph, name), reason, touches))
+        found.append(BarrierFound(operation_label(graph, name), reason, touches))
     return tuple(found)
 
 
-def _label(graph: ChannelGraph, name: str) -> str:
+def operation_label(graph: ChannelGraph, name: str) -> str:
     """An operation as its user knows it: the layer's name, or the module it is called in and what is called."""
     node = graph.nodes[name]
     if node.op in ("call_module", "get_attr"):
@@ -231,7 +231,7 @@ def _module_of(node: fx.Node) -> str:
     return next((path for path, _ in reversed(stack.values())), "")
 
 
-def _kind(layer: nn.Module) -> str:
+def layer_kind(layer: nn.Module) -> str:
     """What a layer is, in a word or two."""
     if isinstance(layer, nn.Linear):
         return "linear"

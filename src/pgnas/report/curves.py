@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pgnas.report.svg import FIRST, INK, MUTED, SECOND, THIRD, svg
+from pgnas.report.svg import FIRST, INK, MUTED, SECOND, THIRD, legible, svg
 from pgnas.report.values import Row, number, rows
 
 _LONGEST = 24  # letters in a legend
@@ -28,7 +28,7 @@ def curves_figure(history: Sequence[Row]) -> str:
         for axes, (title, lines) in zip(grid, panels, strict=True):
             for name, xs, ys, style in lines:
                 marker = "." if len(xs) == 1 else None
-                axes.plot(xs, ys, label=_legible(name), linewidth=1.5, marker=marker, **style)
+                axes.plot(xs, ys, label=legible(name, _LONGEST), linewidth=1.5, marker=marker, **style)
             for start in starts:
                 axes.axvline(start, color=MUTED, linewidth=0.8, linestyle=":")
             axes.set_title(title, loc="left", fontsize=11)
@@ -102,9 +102,3 @@ def _starts(history: Sequence[Row]) -> list[float]:
         if row.get("stage") in _MAIN_STAGES and epoch is not None:
             firsts.setdefault(str(row["stage"]), epoch)
     return [epoch - 0.5 for epoch in list(firsts.values())[1:]]
-
-
-def _legible(name: str) -> str:
-    """A name that fits a legend, in characters that every font has."""
-    short = name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
-    return "".join(c if c.isprintable() and (c.isascii() or c in "…λ") else "?" for c in short)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pgnas.report import page
 from pgnas.report.candidates import candidates_figure
 from pgnas.report.curves import curves_figure
+from pgnas.report.distributions import accuracies, histogram_figure
+from pgnas.report.keeping import keep_figure
+from pgnas.report.network import network_figure
+from pgnas.report.reliability import reliability_figure
 from pgnas.report.values import (
     DASH,
     Row,
@@ -25,6 +29,10 @@ from pgnas.report.values import (
 
 _KINDS = ("macs", "params")
 _ACCURACIES = ("test_accuracy", "val_accuracy")
+DRAWING = (
+    "Operations from the images down. A box is filled as far as its channels are kept; dashed ones are dropped. "
+    "Point at one for more."
+)
 
 
 def render_report(
@@ -32,37 +40,59 @@ def render_report(
     history: Sequence[Mapping[str, Any]],
     candidates: Sequence[Mapping[str, Any]],
     supernet_summary: Mapping[str, Any] | None,
+    *,
+    operations: object = None,
+    reliability: object = None,
+    others: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> str:
     """The report as one HTML document without outside requests; what is missing is left out or becomes a dash.
 
     Args:
-        result: ``result.json``, with ``settings`` and ``environment``.
+        result: ``result.json``, with ``settings``, ``environment`` and the ``command`` that makes this run again.
         history: The rows of ``metrics.jsonl``.
         candidates: The rows of ``candidates.jsonl``.
         supernet_summary: Gates with units and kept units, ungated layers, barriers, notes.
+        operations: ``operations.json``: the network's operations and what is left of each.
+        reliability: ``reliability.json``: accuracy by confidence.
+        others: Candidates of other runs, such as random ones, to show beside this run's.
     """
     settings, environment = section(result, "settings"), section(result, "environment")
     names = [str(settings[key]) for key in ("model", "data") if settings.get(key) is not None]
     title = " on ".join(names) or "Architecture search"
-    figures = page.figure(candidates_figure(candidates, result), "Candidates drawn from the posterior, not fine-tuned.")
-    figures += page.figure(curves_figure(history), "Training, epoch by epoch.")
     body = [
         f'<header>\n<h1>{text(title)}</h1>\n<p class="lead">{text(headline(result))}</p>\n',
         "".join(f"<p>{text(sentence)}</p>\n" for sentence in _details(result)),
         "</header>\n",
         page.part("Networks", _networks(result)),
-        page.part("Search", f'<div class="figures">\n{figures}</div>\n' if figures else ""),
+        page.part("Candidates", page.figures(_of_candidates(result, candidates, others or {}))),
+        page.part("The found network", page.figure(network_figure(operations, supernet_summary), DRAWING)),
         page.part("What is left of each layer", _layers(supernet_summary)),
+        page.part("Training", page.figures(_of_training(history, reliability))),
         page.part("What could not be shrunk", _not_shrunk(supernet_summary)),
         page.part("Notes", page.items(_notes(result, supernet_summary))),
-        page.part("How to get this again", _again(environment)),
+        page.part("How to get this again", _again(result, environment)),
         page.part("Settings and environment", _circumstances(result, settings, environment)),
     ]
     return page.page(f"pgnas: {title}", "".join(body))
 
 
+def _of_candidates(result: Row, candidates: Sequence[Row], others: Mapping[str, Sequence[Row]]) -> Iterator[str]:
+    yield page.figure(candidates_figure(candidates, result), "Candidates drawn from the posterior, not fine-tuned.")
+    groups = {"this run": accuracies(candidates)} | {name: accuracies(rows) for name, rows in others.items()}
+    yield page.figure(histogram_figure(groups), "How good the candidates are, not fine-tuned.")
+
+
+def _of_training(history: Sequence[Row], reliability: object) -> Iterator[str]:
+    yield page.figure(curves_figure(history), "Training, epoch by epoch.")
+    yield page.figure(keep_figure(history), "What the layers' gates keep during the search, on average.")
+    caption = "How often a prediction of each confidence is right, on the test images."
+    yield page.figure(reliability_figure(reliability), caption)
+
+
 def headline(result: Mapping[str, Any]) -> str:
     """The result in one sentence."""
+    if isinstance(result.get("sentence"), str):
+        return str(result["sentence"])
     found, full = section(result, "found"), section(result, "full")
     if not found:
         return "The run has not found a network yet."
@@ -182,8 +212,8 @@ def _notes(result: Mapping[str, Any], summary: object) -> list[object]:
     return notes
 
 
-def _again(environment: Row) -> str:
-    command = environment.get("command")
+def _again(result: Row, environment: Row) -> str:
+    command = result.get("command") or environment.get("command")
     return f"<pre><code>{text(command)}</code></pre>\n" if command else ""
 
 

@@ -5,7 +5,7 @@ Arguments called ``*_html`` are HTML; everything else is text and gets escaped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pgnas.report.values import text
 
@@ -48,6 +48,18 @@ tr.found th, tr.found td { font-weight: 650; }
 figure { margin: 0; min-width: 0; }
 figure svg { display: block; width: 100%; height: auto; }
 figure svg text { font-family: inherit !important; }
+.zoomable fieldset { border: 0; margin: 0 0 .5rem; padding: 0; display: flex; flex-wrap: wrap; gap: .25rem 1rem; }
+.zoomable legend { float: left; padding: 0; margin-right: 1rem; color: var(--muted); font-size: .9rem; }
+.zoomable label { font-size: .9rem; }
+.window { overflow: auto; max-height: 85vh; border: 1px solid var(--rule); }
+.window:focus-visible { outline: 2px solid var(--first); }
+figure .window svg { width: var(--natural); max-width: none; margin: 0 auto; }
+.zoomable:has(.fit:checked) .window svg { width: 100%; height: 84vh; }
+.zoomable:has(.two:checked) .window svg { width: calc(2 * var(--natural)); }
+.zoomable:has(.four:checked) .window svg { width: calc(4 * var(--natural)); }
+.window text { pointer-events: none; }
+.operation path { pointer-events: all; }
+.operation:hover path { stroke: var(--second) !important; stroke-width: 2.5 !important; }
 .figures { display: grid; gap: 2rem; grid-template-columns: minmax(0, 1fr); }
 pre { background: var(--soft); border: 1px solid var(--rule); padding: .75rem; white-space: pre-wrap;
   overflow-wrap: anywhere; }
@@ -115,7 +127,7 @@ def table(caption: str, heads: Sequence[str], rows_html: Sequence[str], *, numbe
     if not rows_html:
         return ""
     shown = [
-        f'<th scope="col" class="{"number" if index in numbers else "text"}">{text(head)}</th>'
+        f'<th scope="col" class="{"number" if index in numbers else "text"}">{text(head)}</th>' if head else "<td></td>"
         for index, head in enumerate(heads)
     ]
     return (
@@ -135,6 +147,32 @@ def row(head: object, cells_html: Sequence[str], *, kind: str = "") -> str:
 def figure(svg_html: str, caption: str) -> str:
     """A figure; nothing without a picture."""
     return f"<figure>\n<figcaption>{text(caption)}</figcaption>\n{svg_html}\n</figure>\n" if svg_html else ""
+
+
+def figures(figures_html: Iterable[str]) -> str:
+    """Figures side by side where there is room; nothing without any."""
+    shown = "".join(figures_html)
+    return f'<div class="figures">\n{shown}</div>\n' if shown else ""
+
+
+def zoomable(name: str, svg_html: str, *, width: float) -> str:
+    """A picture in a window of its own that scrolls, with a choice of sizes; it needs no script.
+
+    Args:
+        name: Tells its controls from those of others.
+        svg_html: The picture.
+        width: Its natural width in pixels.
+    """
+    sizes = (("fit", "whole"), ("one", "100 %"), ("two", "200 %"), ("four", "400 %"))
+    choices = "".join(
+        f'<label><input type="radio" name="{name}" class="{kind}"{" checked" * (kind == "one")}> {shown}</label>\n'
+        for kind, shown in sizes
+    )
+    return (
+        f'<div class="zoomable" style="--natural:{width:.0f}px">\n<fieldset>\n<legend>Size</legend>\n{choices}'
+        f'</fieldset>\n<div class="window" tabindex="0" role="region" aria-label="Drawing, scrolls">\n{svg_html}\n'
+        "</div>\n</div>"
+    )
 
 
 def definitions(values: Sequence[tuple[object, object]]) -> str:

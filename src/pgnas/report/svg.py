@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -48,7 +48,21 @@ _SETTINGS: Any = {
 }
 
 
-def svg(name: str, draw: Callable[[Figure], None], *, width: float, height: float, label: str) -> str:
+def legible(name: str, longest: int) -> str:
+    """A name of at most ``longest`` letters, in characters that every font has."""
+    short = name if len(name) <= longest else name[: longest - 1] + "…"
+    return "".join(c if c.isprintable() and (c.isascii() or c in "…λ") else "?" for c in short)
+
+
+def svg(
+    name: str,
+    draw: Callable[[Figure], None],
+    *,
+    width: float,
+    height: float,
+    label: str,
+    layout: Literal["constrained"] | None = "constrained",
+) -> str:
     """What ``draw`` draws, as an SVG element for the page.
 
     Args:
@@ -57,10 +71,11 @@ def svg(name: str, draw: Callable[[Figure], None], *, width: float, height: floa
         width: In inches, at 11 point text.
         height: Likewise.
         label: What it shows, for those who cannot see it.
+        layout: matplotlib's way to place axes; None: ``draw`` does.
     """
     buffer = io.StringIO()
     with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": name}):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout=layout)
         draw(figure)
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()

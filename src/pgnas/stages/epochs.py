@@ -52,7 +52,7 @@ def run_epochs(
                 _require_same(phase)
                 here = range(epochs.start, stop)
                 epoch = _Epoch(phase, loader, position, epochs=here, seed=seed, store=store, progress=progress)
-                row: dict[str, float] = {"loss": epoch.train(shown), **phase.measure()}
+                row: dict[str, Any] = {"loss": epoch.train(shown), **phase.measure()}
                 if validate is not None:
                     score = validate()
                     row |= {"accuracy": score.metric, "val_loss": score.loss}

@@ -8,12 +8,12 @@ from dataclasses import asdict
 from typing import Any
 
 from pgnas.errors import ExportError, ModelError
-from pgnas.report import render_report
 from pgnas.run_folder import RunFolder
-from pgnas.stages import exporting
+from pgnas.stages import exporting, reporting
 from pgnas.stages.assessing import assess
 from pgnas.stages.choice import choice, interval_of, predicted_interval, sentence
 from pgnas.stages.context import Context
+from pgnas.stages.reporting import REPORT_NAME
 from pgnas.stages.searching import trained_network
 from pgnas.stages.store import FolderStore
 
@@ -133,17 +133,6 @@ def _notes(run: Context) -> list[str]:
 
 def report(run: Context, store: FolderStore) -> Facts:
     """Write report.html from what the other stages wrote."""
-    folder = run.folder
-    result: Any = folder.read_json("result.json", stage="evaluate")
-    environment: Any = folder.read_json("env.json", stage="search")
-    summary: Any = folder.read_json("supernet.json", stage="search")
-    for name, gate in summary["gates"].items():
-        gate["kept"] = len(run.architecture.kept[name])
-    html = render_report(
-        {**result, "settings": run.config.given(), "environment": environment},
-        folder.read_metrics(),
-        folder.read_lines("candidates.jsonl"),
-        summary,
-    )
-    folder.write_text("report.html", html)
+    result: Any = run.folder.read_json("result.json", stage="evaluate")
+    run.folder.write_text(REPORT_NAME, reporting.render(run.folder, result))
     return {}

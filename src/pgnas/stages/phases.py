@@ -191,12 +191,14 @@ class PosteriorPhase(Phase):
         self.whole.gates.settle_()
 
     @torch.no_grad()
-    def measure(self) -> dict[str, float]:
-        """Expected cost, its target and multiplier, and the share of undecided gates."""
-        keep = torch.sigmoid(self.supernet.gates.logits())
-        row = {
+    def measure(self) -> dict[str, Any]:
+        """Expected cost, its target and multiplier, the share of undecided gates, and how much each gate keeps."""
+        by_gate = self.whole.keep_probabilities()
+        keep = torch.cat(list(by_gate.values()))
+        row: dict[str, Any] = {
             "undecided": float(((keep > DECIDED) & (keep < 1 - DECIDED)).float().mean()),
             "keep": float(keep.mean()),
+            "keep_by_gate": {name: round(float(p.mean()), 4) for name, p in by_gate.items()},
         }
         if self.shedder is not None and self.spending is not None:
             row["left"] = self.shedder.macs / self.spending.full

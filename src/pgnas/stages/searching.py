@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pgnas.nn import SmallNetwork, Supernet, extract_small
+from pgnas.nn.outline import outline
 from pgnas.run_folder.tensors import load_tensors
 from pgnas.seeds import derive_seed
 from pgnas.stages.candidates import Candidate, best, rank
@@ -242,6 +243,8 @@ def extract(run: Context, store: FolderStore) -> Facts:
         recalibrate(small.module, run.calibration_batches(), engine=run.engine)
     after = run.score(small.module, run.data.select)
     run.folder.save_tensors("extracted.safetensors", small.module.state_dict())
+    drawn = [asdict(operation) for operation in outline(run.posterior, run.architecture)]
+    run.folder.write_json("operations.json", {"operations": drawn})
     return {**asdict(run.found), "val_before_calibration": plain.metric, "val_frozen": after.metric}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pgnas.run_folder import RunFolder
@@ -46,9 +46,8 @@ class FolderStore:
         if not self._folder.writes:
             return
         writer = self._tensorboard(int(row["epoch"]))
-        for key, value in row.items():
-            if key not in ("stage", "epoch") and isinstance(value, int | float):
-                writer.add_scalar(f"{row['stage']}/{key}", value, int(row["epoch"]))
+        for key, value in _scalars({key: value for key, value in row.items() if key not in ("stage", "epoch")}):
+            writer.add_scalar(f"{row['stage']}/{key}", value, int(row["epoch"]))
         writer.flush()
 
     def rewind(self, phase: str, epoch: int) -> None:
@@ -79,3 +78,12 @@ class FolderStore:
             # purge_step hides what a killed session logged from this epoch on.
             self._writer = SummaryWriter(str(self._folder.file(f"tensorboard/{self._stage}")), purge_step=epoch)
         return self._writer
+
+
+def _scalars(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The numbers among ``values``, those of a nested mapping as ``outer/inner``."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key}/{inner}", number) for inner, number in _scalars(value))
+        elif isinstance(value, int | float):
+            yield key, value

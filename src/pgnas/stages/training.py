@@ -166,7 +166,7 @@ class Phase(ABC):
         """What follows an epoch, with ``epoch`` of the run behind; nothing, unless a phase says otherwise."""
         return
 
-    def measure(self) -> dict[str, float]:
+    def measure(self) -> dict[str, Any]:
         """Measurements for the epoch's row; those that :class:`pgnas.progress.Progress` knows are shown."""
         return {}
 

@@ -1,0 +1,72 @@
+"""What a report shows, read from the files of a run folder, whichever there are."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pgnas.architecture import Architecture
+from pgnas.config import RunConfig
+from pgnas.report import render_report
+from pgnas.run_folder import RunFolder
+from pgnas.stages.context import HANDED_IN
+
+REPORT_NAME = "report.html"
+
+
+def render(folder: RunFolder, result: Mapping[str, Any], *, others: Mapping[str, RunFolder] | None = None) -> str:
+    """The report of a run, finished or not, as HTML.
+
+    Args:
+        folder: The run.
+        result: The fields of ``result.json`` known so far.
+        others: Runs whose candidates are shown beside this one's, by the names to show.
+
+    Raises:
+        FileError: A file of the run is damaged.
+        ArchitectureError: Its architecture is.
+    """
+    summary = found(folder, "supernet.json")
+    chosen = found(folder, "architecture.json")
+    if summary and chosen:
+        kept = Architecture.from_json(chosen, subject=str(folder.file("architecture.json"))).kept
+        for name, gate in summary["gates"].items():
+            gate["kept"] = len(kept[name])
+    environment = found(folder, "env.json")
+    more = {"settings": folder.config.given(), "environment": environment, "command": command(folder.config)}
+    return render_report(
+        {**result, **more},
+        folder.read_metrics(),
+        folder.read_lines("candidates.jsonl"),
+        summary,
+        operations=found(folder, "operations.json"),
+        reliability=found(folder, "reliability.json"),
+        others={name: other.read_lines("candidates.jsonl") for name, other in (others or {}).items()},
+    )
+
+
+def found(folder: RunFolder, name: str) -> Any:
+    """The value of a JSON file of the run; None if there is none yet."""
+    return folder.read_json(name, stage="search") if folder.file(name).exists() else None
+
+
+def command(config: RunConfig) -> str | None:
+    """The command that begins the same run; None if its network or data were handed in as Python objects."""
+    if config.model.startswith(HANDED_IN) or config.data.startswith(HANDED_IN):
+        return None
+    words = ["pgnas", "run"]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value != field.default or field.name in ("seed", "data_seed"):
+            words += _flag(field.name, value)
+    return shlex.join(words)
+
+
+def _flag(name: str, value: object) -> list[str]:
+    flag = "--" + name.replace("_", "-")
+    if isinstance(value, bool):
+        return [flag]
+    shown: Sequence[object] = value if isinstance(value, tuple) else (value,)
+    return [flag, ",".join(map(str, shown))]
