@@ -15,6 +15,7 @@ def test_the_public_names() -> None:
         *("BilinearCost", "CapController", "ElboTerms", "elbo", "ramp"),
         *("Interval", "bootstrap_calibration", "bootstrap_mean", "prediction", "probability_better", "wilson"),
         *("Bin", "Predictive", "Uncertainty", "brier", "fit_temperature", "reliability", "tempered"),
+        *("Retargeted", "cost_slopes", "retarget"),
         *("HalvingPlan", "Race", "RaceResult", "Request", "elimination", "exhaustive", "halving", "plan_halving"),
     }
     assert all(hasattr(pgnas.bayes, name) for name in pgnas.bayes.__all__)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pgnas.bayes import paper_kl, product_logits
 from pgnas.nn import Supernet, extract, supernet
+from pgnas.nn.gate import CLOSED, Granularity
 
 from .networks import NETWORKS, Frames, Network, Residual, architectures, generator, images, randomise, tensors
 
@@ -270,3 +271,21 @@ def test_a_second_input_with_a_default() -> None:
         gated = supernet(Optional().double(), inputs).eval()
         with gated.fixed(gated.open()):
             torch.testing.assert_close(gated(*inputs), extract(gated, gated.open())(*inputs))
+
+
+@pytest.mark.parametrize("granularity", ["channel", "group", "product"])
+def test_a_posterior_is_moved_to_another_cost(granularity: Granularity) -> None:
+    gated = supernet(NETWORKS["residual"](), images(dtype=torch.float32), granularity, initial_drop=0.3)
+    for target in (0.3, 0.8, 0.5):
+        found = gated.retarget_("macs", target)
+        assert float(gated.expected_cost("macs").detach()) == pytest.approx(target, abs=1e-3)
+        assert found.cost == pytest.approx(target, abs=1e-3)
+
+
+def test_what_was_closed_for_good_stays_closed_at_any_cost(gated: Supernet) -> None:
+    closed = torch.arange(gated.gates.units) % 4 == 0
+    gated.gates.close_(closed)
+    gated.gates.settle_()
+    gated.retarget_("macs", 0.3)
+    gated.retarget_("macs", 0.6)
+    assert (gated.gates.logits()[closed] == CLOSED).all()

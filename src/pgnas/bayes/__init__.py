@@ -45,6 +45,7 @@ from pgnas.bayes.racing import (
     halving,
     plan_halving,
 )
+from pgnas.bayes.retarget import Retargeted, cost_slopes, retarget
 
 __all__ = [
     "PRIORS",
@@ -63,11 +64,13 @@ __all__ = [
     "Race",
     "RaceResult",
     "Request",
+    "Retargeted",
     "Uncertainty",
     "bernoulli_kl",
     "bootstrap_calibration",
     "bootstrap_mean",
     "brier",
+    "cost_slopes",
     "drop_to_keep",
     "elbo",
     "elimination",
@@ -85,6 +88,7 @@ __all__ = [
     "product_logits",
     "ramp",
     "reliability",
+    "retarget",
     "rsample",
     "sample",
     "tempered",

@@ -117,6 +117,25 @@ class Gates(nn.Module):
         self.closed.copy_(closed)
         self._any_closed = bool(closed.any())
 
+    def shared(self, values: Tensor) -> Tensor:
+        """Values (U,) of units, each replaced by the mean of those that share its logit."""
+        if self.unit_logits is not None:
+            return values
+        groups = values.new_zeros(int(self.group_of_unit.max()) + 1)
+        sums = groups.index_add(0, self.group_of_unit, values)
+        counts = groups.index_add(0, self.group_of_unit, torch.ones_like(values))
+        return (sums / counts)[self.group_of_unit]
+
+    @torch.no_grad()
+    def set_logits_(self, logits: Tensor) -> None:
+        """Give every unit the logit of its keep probability, (U,); units that share a logit must agree."""
+        if self.unit_logits is not None:
+            self.unit_logits.copy_(logits)
+            if self.group_logits is not None:  # open: their product with a unit's is the unit's
+                self.group_logits.fill_(-CLOSED)
+        elif self.group_logits is not None:
+            self.group_logits[self.group_of_unit] = logits.to(self.group_logits)
+
     @torch.no_grad()
     def settle_(self) -> None:
         """Write :data:`CLOSED` into the logits of the units closed for good, so that their state alone says so."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from pgnas.nn.channels import ChannelGraph
 from pgnas.nn.cost import CostName, Counts, count_plan
 from pgnas.nn.device_costs import DeviceCosts
 from pgnas.nn.expected_cost import expected_cost
-from pgnas.nn.gate import Gates, Granularity
+from pgnas.nn.gate import CLOSED, Gates, Granularity
 from pgnas.nn.gated_layer import input_weight_sq, insert_gates
 from pgnas.nn.liveness import Extend, Plan, make_plan, site_masks
 from pgnas.nn.prices import Prices, mac_prices, parameter_prices
@@ -175,13 +176,33 @@ class Supernet(nn.Module):
 
         Of the declared surrogate of :func:`pgnas.nn.expected_cost.expected_cost`.
         """
-        logits = self.gates.logits()
+        return self.expected_cost_at(kind, self.gates.logits())
+
+    def expected_cost_at(self, kind: CostName, logits: Tensor) -> Tensor:
+        """As :meth:`expected_cost`, of a posterior with other keep logits (U,)."""
         key = (kind, logits.device)
         if key not in self._costs:
             cost = expected_cost(self.graph, self.space.sites, self.gates.sizes, self.prices(kind))
             self._costs[key] = (cost.to(logits.device), cost.full)
         cost, full = self._costs[key]
         return cost.expected(logits) / full
+
+    def retarget_(self, kind: CostName, target: float) -> bayes.Retargeted:
+        """Move the posterior to another expected cost, as a Gibbs prior with another multiplier would.
+
+        Args:
+            kind: The cost.
+            target: What it shall be, as a share of the full network's.
+
+        Raises:
+            InputError: The gates cannot reach it.
+        """
+        logits, cost = self.gates.logits().detach().double(), partial(self.expected_cost_at, kind)
+        slopes = self.gates.shared(bayes.cost_slopes(cost, logits))
+        slopes = slopes.masked_fill(logits < CLOSED / 2, 0.0)  # what was closed for good stays so
+        found = bayes.retarget(logits, slopes, cost, target)
+        self.gates.set_logits_(found.logits)
+        return found
 
     def weight_sq(self) -> Tensor:
         """Squared norm of the weights read through each unit, shape (U,), with gradient; the paper's prior needs it."""
