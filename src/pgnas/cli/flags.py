@@ -71,7 +71,7 @@ def _converter(hint: object) -> Any:
         return whole_number
     for member in members:
         if typing.get_origin(member) is tuple:
-            return numbers if float in typing.get_args(member) else _comma_separated
+            return numbers if float in typing.get_args(member) else comma_separated
     return None
 
 
@@ -84,7 +84,7 @@ def whole_number(_: object, tokens: Sequence[Token]) -> int:
         raise ValueError(f"must be a whole number, got {value!r}") from None
 
 
-def _comma_separated(_: object, tokens: Sequence[Token]) -> tuple[str, ...]:
+def comma_separated(_: object, tokens: Sequence[Token]) -> tuple[str, ...]:
     """``--baseline full,uniform`` or ``--baseline full --baseline uniform``; RunConfig checks the names."""
     parts = (part.strip() for token in tokens for part in token.value.split(","))
     return tuple(dict.fromkeys(part for part in parts if part))

@@ -18,7 +18,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from pgnas import config_file
 from pgnas.cli import bench, presets, study, viewing
-from pgnas.cli.flags import given, make_flags_class, whole_number
+from pgnas.cli.flags import comma_separated, given, make_flags_class, whole_number
 from pgnas.cli.predict import predict
 from pgnas.cli.reporter import reporter
 from pgnas.console import print_either, print_error, print_interrupted, print_lines
@@ -173,6 +173,37 @@ def finetune(
 
         settings = FinetuneSettings(epochs=epochs, lr=lr, weight_decay=weight_decay)
         result = train_further(path, settings, out=out, progress=progress)
+    print_lines(result.summary())
+
+
+@app.command(sort_key=len(STAGES))
+def front(
+    path: Annotated[Path, Parameter(name="RUN")],
+    /,
+    *,
+    caps: Annotated[tuple[str, ...], Parameter(converter=comma_separated, negative=())] = (),
+    points: Annotated[int | None, _WHOLE] = None,
+    epochs: Annotated[int, _WHOLE] = 2,
+    cost: Literal["macs", "params"] = "macs",
+) -> None:
+    """Networks for several caps from the one search of a run: its posterior is re-targeted to each.
+
+    Each is ranked, extracted, trained for a few epochs, exported and evaluated in a folder of its own in RUN/front,
+    beside front.json, front.csv and front.svg. Running the same command again resumes what was interrupted.
+
+    Args:
+        path: The run folder; its search must be done.
+        caps: The caps, such as 20%,40%,60%.
+        points: Instead of caps: so many, evenly spaced.
+        epochs: Epochs that each network is trained after it was chosen.
+        cost: What is capped: multiply-adds or parameters.
+    """
+    with reporter() as progress:
+        from pgnas.stages.front import FrontSettings
+        from pgnas.stages.front import front as make_front
+
+        settings = FrontSettings(caps=caps, points=points, epochs=epochs, cost=cost)
+        result = make_front(path, settings, progress=progress)
     print_lines(result.summary())
 
 

@@ -1,0 +1,232 @@
+"""``pgnas front RUN``: networks for several costs from one search, whose posterior is re-targeted to each.
+
+Every point is a run folder of its own in the run's ``front/``, whose search is the run's: ranked, extracted, trained
+for a few epochs, exported, evaluated. So a killed front goes on where it was.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from pgnas.amounts import Amount
+from pgnas.config import RunConfig
+from pgnas.data import DataSet
+from pgnas.errors import ConfigError, RunFolderError
+from pgnas.processes import join
+from pgnas.progress import Progress, SilentReporter
+from pgnas.report.front import front_figure
+from pgnas.run_folder import RunFolder, SharedFolder
+from pgnas.stages import pipeline
+from pgnas.stages.context import Context
+from pgnas.stages.result import RunResult
+from pgnas.stages.searching import describe_supernet
+
+Cost = Literal["macs", "params"]
+FOLDER = "front"
+_COLUMNS = (
+    "cap", "macs", "params", "val_accuracy", "test_accuracy", "val_untrained", "dominated", "expected_cost", "spent",
+    "folder",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontSettings:
+    """Which networks are wanted.
+
+    Attributes:
+        caps: Their caps, each a share of the full network's cost (``"40%"``) or a count (``"2M"``).
+        points: Instead of ``caps``: so many, evenly spaced between nothing and the full network.
+        epochs: Epochs that each network is trained after it was chosen.
+        cost: What is capped: multiply-adds or parameters.
+    """
+
+    caps: tuple[str, ...] = ()
+    points: int | None = None
+    epochs: int = 2
+    cost: Cost = "macs"
+
+    def __post_init__(self) -> None:
+        if bool(self.caps) == (self.points is not None):
+            value = "both" if self.caps else "neither"
+            raise ConfigError("--caps", "or --points must be given", value=value, remedy="give one, as --caps 20%,40%")
+        for flag, count in (("--points", self.points), ("--epochs", self.epochs)):
+            if count is not None and not 0 <= count - (flag == "--points") <= 1_000:
+                raise ConfigError(flag, "must lie between 0 and 1000", value=count, remedy="choose a number inside")
+        if self.cost not in ("macs", "params"):
+            raise ConfigError("--cost", "must be one of macs, params", value=repr(self.cost), remedy="choose one")
+        for cap in self.caps:
+            Amount.parse(cap, subject="--caps")
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The caps as text."""
+        if self.points is None:
+            return tuple(dict.fromkeys(cap.strip() for cap in self.caps))
+        return tuple(f"{100 * k / (self.points + 1):.4g}%" for k in range(1, self.points + 1))
+
+
+@dataclass(frozen=True)
+class FrontResult:
+    """A front.
+
+    Attributes:
+        path: The folder with ``front.json``, ``front.csv``, ``front.svg`` and a run folder a point.
+        points: The rows of ``front.json``, cheapest first.
+    """
+
+    path: Path
+    points: tuple[Mapping[str, Any], ...]
+
+    def summary(self) -> list[str]:
+        """A line a point."""
+        lines = []
+        for point in self.points:
+            scores = f"validation {point['val_accuracy']:.4f} test {point['test_accuracy']:.4f}"
+            size = f"{point['params']:,} parameters, {point['macs']:,} multiply-adds"
+            lines.append(f"cap {point['cap']}: {size} {scores}{' (dominated)' if point['dominated'] else ''}")
+        return [*lines, f"front: {self.path}"]
+
+
+def front(
+    path: str | Path,
+    settings: FrontSettings,
+    *,
+    progress: Progress | None = None,
+    model: nn.Module | None = None,
+    data: DataSet | None = None,
+) -> FrontResult:
+    """Networks for several caps from the posterior of a run; resumed if begun.
+
+    Args:
+        path: The run folder; its search must be done.
+        settings: Which networks.
+        progress: Where to report; nowhere by default.
+        model: The network, if the run was handed one as an object.
+        data: The data, if the run was handed them as an object.
+
+    Raises:
+        RunFolderError: The search is not done, or a point was made with other settings.
+        ConfigError: A cap is out of reach.
+    """
+    processes, progress = join(), progress or SilentReporter()
+    with SharedFolder.share(processes, lambda: RunFolder.open(path)) as folder:
+        if not folder.stage_done("search"):
+            raise RunFolderError(str(path), "must have the stage search done", remedy=f"run pgnas search {path} first")
+        run = Context(folder, progress, model=model, data=data, processes=processes)
+        targets = _targets(run, settings)
+        results = []
+        for cap, target in targets.items():
+            config = _point_config(run, settings, cap)
+            facts = _begin(run, config, settings.cost, target)
+            progress.note(f"front: {cap} of {settings.cost}")
+            results.append((cap, facts, pipeline.run(config, progress=progress, model=model, data=run.data)))
+        points = mark_dominated([_row(run, *result) for result in results], settings.cost)
+        _write(folder, points, settings)
+        return FrontResult(folder.path / FOLDER, tuple(points))
+
+
+def _targets(run: Context, settings: FrontSettings) -> dict[str, float]:
+    """Each cap and its share of the full network's cost, cheapest first."""
+    full = run.full.macs if settings.cost == "macs" else run.full.params
+    shares = {cap: Amount.parse(cap, subject="--caps").of(full) / full for cap in settings.wanted}
+    targets = dict(sorted(shares.items(), key=lambda item: item[1]))
+    for cap, share in targets.items():
+        if share > 1 or share * full < 1:
+            rule = f"must lie between 1 and the network's {full:,}"
+            raise ConfigError("--caps", rule, value=cap, remedy="change the cap")
+        _retargeted(run, settings.cost, share)  # refused before any network is trained
+    return targets
+
+
+def _retargeted(run: Context, cost: Cost, target: float) -> Any:
+    """A copy of the posterior at another cost, and how it got there."""
+    supernet = copy.deepcopy(run.posterior)
+    return supernet, supernet.retarget_(cost, target)
+
+
+def _point_config(run: Context, settings: FrontSettings, cap: str) -> RunConfig:
+    """The run's settings, with this cap and a few more epochs than the search had."""
+    searched = int(str(run.folder.stage_facts("search")["epochs"]))
+    epochs = searched + settings.epochs
+    decide = "never" if settings.epochs == 0 else f"{100 * searched / epochs:.8f}%"
+    return replace(
+        run.config,
+        out=str(run.folder.path / FOLDER / f"{settings.cost}-{cap.replace('%', 'pct')}"),
+        max_macs=cap if settings.cost == "macs" else None,
+        max_params=cap if settings.cost == "params" else None,
+        max_latency=None,
+        epochs=epochs,
+        decide_at=decide,
+        budget=None,
+        shed="off",
+        baseline=(),
+        recalibrate="on" if run.config.recalibrate == "auto" else run.config.recalibrate,
+    )
+
+
+def _begin(run: Context, config: RunConfig, cost: Cost, target: float) -> Mapping[str, Any]:
+    """Make the point's folder with the re-targeted posterior as its search's; what the search came to."""
+    with SharedFolder.share(run.processes, lambda: RunFolder.create_or_resume(config)) as point:
+        if not point.stage_done("search"):
+            supernet, found = _retargeted(run, cost, target)
+            point.save_tensors("posterior.safetensors", supernet.state_dict(), {"space": supernet.open().space})
+            point.save_tensors("momentum.safetensors", run.folder.load_tensors("momentum.safetensors")[0])
+            point.write_json("supernet.json", describe_supernet(supernet))
+            facts = {
+                **run.folder.stage_facts("search"),
+                "val_accuracy": run.score(supernet, run.data.estimate).metric,
+                "expected_cost": found.cost,
+                "shift": found.shift,
+            }
+            point.mark_done("search", 0.0, **facts)
+        return point.stage_facts("search")
+
+
+def _row(run: Context, cap: str, searched: Mapping[str, Any], result: RunResult) -> dict[str, Any]:
+    found, decision = result["found"], result["decision"]
+    return {
+        "cap": cap,
+        "macs": found["macs"],
+        "params": found["params"],
+        "val_accuracy": found["val_accuracy"],
+        "test_accuracy": found["test_accuracy"],
+        "val_untrained": decision["val_frozen"],
+        "expected_cost": searched["expected_cost"],
+        "spent": found["epochs"] * found["macs"] / run.full.macs,
+        "folder": f"{FOLDER}/{result.path.name}",
+    }
+
+
+def mark_dominated(points: Sequence[Mapping[str, Any]], cost: Cost) -> list[dict[str, Any]]:
+    """Each point with ``dominated``: whether another, not its equal, costs no more and is no worse on validation."""
+
+    def beats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        no_worse = one[cost] <= other[cost] and one["val_accuracy"] >= other["val_accuracy"]
+        return bool(no_worse and (one[cost] < other[cost] or one["val_accuracy"] > other["val_accuracy"]))
+
+    return [{**point, "dominated": any(beats(other, point) for other in points)} for point in points]
+
+
+def _write(folder: SharedFolder | RunFolder, points: Sequence[Mapping[str, Any]], settings: FrontSettings) -> None:
+    searched = folder.stage_facts("search")
+    values = {
+        "cost": settings.cost,
+        "epochs": settings.epochs,
+        "search": {key: searched.get(key) for key in ("epochs", "spent")},
+        "points": list(points),
+    }
+    folder.write_json(f"{FOLDER}/front.json", values)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(points)
+    folder.write_text(f"{FOLDER}/front.csv", table.getvalue())
+    folder.write_text(f"{FOLDER}/front.svg", front_figure(points, settings.cost))

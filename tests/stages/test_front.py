@@ -1,0 +1,115 @@
+"""A front: one search, a network a cap, each a run folder; resumed, refused, told apart."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+
+import pytest
+import torch
+
+import pgnas
+from pgnas import stages
+from pgnas.cli import main
+from pgnas.config import RunConfig
+from pgnas.errors import ConfigError, RunFolderError
+from pgnas.stages import exporting, finishing
+from pgnas.stages.front import FrontSettings, front, mark_dominated
+
+CAPS = FrontSettings(caps=("60%", "30%"), epochs=1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def source_alone():
+    """Of the exported formats the one that is written fastest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finishing, "FORMATS", {exporting.SOURCE_NAME: exporting.export_source})
+        yield
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    out = tmp_path_factory.mktemp("searched") / "run"
+    config = RunConfig(
+        model="multibranch-resnet:width=4,stages=1,blocks=1", data="digits", out=str(out), epochs=2, candidates=3,
+        max_macs="70%", decide_at="never", batch_size=64,
+    )  # fmt: skip
+    stages.run(config, until="search")
+    return out
+
+
+@pytest.fixture(scope="module")
+def made(searched):
+    before = (searched / "posterior.safetensors").read_bytes()
+    result = front(searched, CAPS)
+    assert (searched / "posterior.safetensors").read_bytes() == before
+    return result
+
+
+def test_every_point_meets_its_cap_and_is_a_run_of_its_own(made, searched):
+    assert [point["cap"] for point in made.points] == ["30%", "60%"]
+    full = json.loads((searched / "front" / "macs-30pct" / "result.json").read_text())["full"]["macs"]
+    for point, share in zip(made.points, (0.3, 0.6), strict=True):
+        assert point["macs"] <= share * full
+        assert point["expected_cost"] == pytest.approx(share, abs=1e-3)
+        assert point["spent"] == pytest.approx(point["macs"] / full)
+        folder = searched / point["folder"]
+        network = pgnas.load(folder)
+        assert sum(p.numel() for p in network.parameters()) == point["params"]
+        assert network(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+        assert {"model.safetensors", "model.py", "report.html"} <= {path.name for path in folder.iterdir()}
+
+
+def test_the_files_of_a_front_say_the_same(made, searched):
+    values = json.loads((searched / "front" / "front.json").read_text())
+    assert values["points"] == [dict(point) for point in made.points]
+    assert values["search"]["epochs"] == 2
+    rows = list(csv.DictReader((searched / "front" / "front.csv").read_text().splitlines()))
+    assert [float(row["val_accuracy"]) for row in rows] == [point["val_accuracy"] for point in made.points]
+    picture = (searched / "front" / "front.svg").read_text()
+    assert picture.rstrip().endswith("</svg>")
+    assert re.findall(r">(\d+%)<", picture) == ["30%", "60%"]
+
+
+def test_a_killed_front_ends_as_the_whole_one(made, searched, tmp_path):
+    again = shutil.copytree(searched, tmp_path / "run")
+    shutil.rmtree(again / "front" / "macs-60pct")
+    (again / "front" / "front.json").unlink()
+    kept = (again / "front" / "macs-30pct" / "model.py").stat().st_mtime_ns
+    result = front(again, CAPS)
+    assert (again / "front" / "macs-30pct" / "model.py").stat().st_mtime_ns == kept
+    assert result.points == made.points
+    for name in ("architecture.json", "found.safetensors"):
+        both = [(run / "front" / "macs-60pct" / name).read_bytes() for run in (again, searched)]
+        assert both[0] == both[1]
+
+
+def test_a_point_under_other_settings_is_another(made, searched):
+    with pytest.raises(RunFolderError, match="other settings"):
+        front(searched, FrontSettings(caps=("30%",), epochs=2))
+
+
+def test_what_cannot_be_is_refused(searched, tmp_path, capsys):
+    with pytest.raises(ConfigError, match="--caps"):
+        front(searched, FrontSettings(caps=("400G",)))
+    assert not (searched / "front" / "macs-400G").exists()
+    for settings in ({}, {"caps": ("20%",), "points": 2}, {"points": 0}, {"caps": ("x",)}, {"points": 2, "epochs": -1}):
+        with pytest.raises(ConfigError, match=r"--caps|--points|--epochs"):
+            FrontSettings(**settings)
+    assert main(["front", str(tmp_path), "--points", "2"]) == 2
+    assert "must be a run folder" in capsys.readouterr().err
+
+
+def test_points_are_spaced_evenly():
+    assert FrontSettings(points=4).wanted == ("20%", "40%", "60%", "80%")
+    assert FrontSettings(caps=("40%", "40%")).wanted == ("40%",)
+
+
+def test_a_point_is_dominated_by_one_that_costs_no_more_and_is_no_worse():
+    points = [
+        {"macs": 1, "val_accuracy": 0.5}, {"macs": 2, "val_accuracy": 0.5}, {"macs": 3, "val_accuracy": 0.9},
+        {"macs": 3, "val_accuracy": 0.9}, {"macs": 4, "val_accuracy": 0.8}, {"macs": 4, "val_accuracy": 0.95},
+    ]  # fmt: skip
+    assert [p["dominated"] for p in mark_dominated(points, "macs")] == [False, True, False, False, True, False]
