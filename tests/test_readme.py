@@ -56,7 +56,7 @@ def run_examples(tmp_path):
     assert names["result"]["found"]["test_accuracy"] > 0.5
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "predict"])
+@pytest.mark.parametrize("verb", ["evaluate", "front", "predict"])
 def test_the_flags_of_the_other_commands_are_the_real_ones(verb):
     rows = re.findall(rf"\| flag of `pgnas {verb}` .*\n\|[-|]+\n((?:\|.*\n)+)", README)
     documented = re.findall(r"^\| `(--[a-z-]+)`", rows[0], re.MULTILINE)
