@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from pgnas.report.svg import FIRST, SECOND, svg
 from pgnas.report.values import percent
@@ -50,5 +51,5 @@ def draw_histogram(axes: Axes, groups: Mapping[str, Sequence[float]], *, colours
         axes.axvline(mean, color=colour, linestyle="--", linewidth=1.2)
     axes.set_xlabel("validation accuracy without fine-tuning, %")
     axes.set_ylabel("candidates")
-    if shown:
-        axes.legend(loc="best", frameon=False)
+    if shown and isinstance(axes.figure, Figure):
+        axes.figure.legend(loc="outside upper left", frameon=False)

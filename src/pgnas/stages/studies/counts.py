@@ -68,8 +68,8 @@ class CandidateCounts(Study):
         ]
 
     def draw(self, figure: Figure, measurements: Sequence[Measurement]) -> None:
-        """Test error by C."""
-        draw_rows(figure.add_subplot(), measurements, head=self.head)
+        """Test error and size by C."""
+        draw_rows(figure, measurements, head=self.head)
 
 
 def _test_errors(cell: Cell, winners: Sequence[Candidate]) -> dict[str, float]:

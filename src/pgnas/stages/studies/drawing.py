@@ -9,20 +9,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pgnas.stages.studies.measurements import Measurement, rows_of, spread_of
-from pgnas.stages.studies.tables import TEST_ERROR, Column
+from pgnas.stages.studies.tables import PARAMS, TEST_ERROR, Column
 
 COLOURS = ("#1f5fae", "#b3540b", "#0d7a6b")
 
 
-def draw_rows(axes: Axes, measurements: Sequence[Measurement], *, head: str, column: Column = TEST_ERROR) -> None:
-    """A column by row: the mean over seeds with its standard deviation as a bar, and every seed as a dot.
+def draw_rows(figure: Figure, measurements: Sequence[Measurement], *, head: str) -> None:
+    """Test error and parameters by row: means over seeds with standard deviations as bars, and every seed as a dot.
 
     Args:
-        axes: Where.
+        figure: Where.
         measurements: The table.
         head: What the rows are.
-        column: Which column.
     """
+    panels = figure.subplots(2, 1, sharex=True)
+    for axes, column in zip(panels, (TEST_ERROR, PARAMS), strict=True):
+        _draw_column(axes, measurements, column)
+    panels[-1].set_xlabel(head)
+
+
+def _draw_column(axes: Axes, measurements: Sequence[Measurement], column: Column) -> None:
     rows = rows_of(measurements)
     for place, found in enumerate(rows.values()):
         spread = spread_of(found, column.key)
@@ -33,7 +39,6 @@ def draw_rows(axes: Axes, measurements: Sequence[Measurement], *, head: str, col
         bar = None if spread.deviation is None else column.factor * spread.deviation
         axes.errorbar(place, column.factor * spread.mean, yerr=bar, fmt="s", color=COLOURS[1], capsize=4)
     axes.set_xticks(range(len(rows)), list(rows))
-    axes.set_xlabel(head)
     axes.set_ylabel(column.title)
 
 

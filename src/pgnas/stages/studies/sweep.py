@@ -45,8 +45,8 @@ class Sweep(Study):
         return measure_cell(cell)
 
     def draw(self, figure: Figure, measurements: Sequence[Measurement]) -> None:
-        """Test error by value."""
-        draw_rows(figure.add_subplot(), measurements, head=self.head)
+        """Test error and size by value."""
+        draw_rows(figure, measurements, head=self.head)
 
 
 class LengthScale(Sweep):

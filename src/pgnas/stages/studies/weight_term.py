@@ -78,5 +78,5 @@ class WeightTerm(Study):
         ]
 
     def draw(self, figure: Figure, measurements: Sequence[Measurement]) -> None:
-        """Test errors."""
-        draw_rows(figure.add_subplot(), measurements, head=self.head)
+        """Test error and size."""
+        draw_rows(figure, measurements, head=self.head)
