@@ -1,4 +1,4 @@
-"""``pgnas study length-scale`` and ``temperature`` (Tables 4-7): one setting takes several values."""
+"""``pgnas study length-scale`` and ``temperature``: one setting takes several values."""
 
 from __future__ import annotations
 
