@@ -74,6 +74,7 @@ def test_an_ablation_leaves_a_table_a_figure_and_a_run_folder_a_cell(ablation):
     assert all((out / f"{name}-seed3" / "report.html").exists() for name in ("full", "pgnas", "random"))
     assert (out / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert (out / "table.md").read_text().splitlines() == result.summary()
+    assert "random-seed3" in (out / "pgnas-seed3" / "report.html").read_text()  # Figure 1
     rows = {row["network"]: row for row in read_csv(out / "cells.csv")}
     assert list(rows) == [
         "full model", "PGNAS, not fine-tuned", "PGNAS, fine-tuned", "Random, not fine-tuned", "Random, fine-tuned",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,10 +10,10 @@ from typing import ClassVar
 from matplotlib.figure import Figure
 
 from pgnas.config import RunConfig
-from pgnas.report.histogram import GUIDED, draw_histogram
-from pgnas.report.histogram import RANDOM as AT_RANDOM
+from pgnas.report.distributions import draw_histogram
 from pgnas.stages.context import Context
 from pgnas.stages.finetuning import FinetuneSettings
+from pgnas.stages.redrawing import redraw
 from pgnas.stages.studies.drawing import COLOURS
 from pgnas.stages.studies.matching import matched_drop
 from pgnas.stages.studies.measurements import Measurement, difference, verdict
@@ -85,10 +86,14 @@ class Ablation(Study):
         subject = "PGNAS - Random, mean validation accuracy of all candidates, not fine-tuned"
         return [verdict(subject, difference(measurements, PGNAS, RANDOM, "mean_accuracy"))]
 
+    def finish(self, cells: Mapping[str, Cell]) -> None:
+        """Draw Figure 1 in PGNAS's report, too."""
+        redraw(cells["pgnas"].path, against=[cells["random"].path])
+
     def draw(self, figure: Figure, measurements: Sequence[Measurement]) -> None:
         """Figure 1: the candidates of all seeds."""
-        groups = {
-            name: [accuracy for m in measurements if m.row == row for accuracy in m.accuracies]
-            for name, row in ((GUIDED, PGNAS), (AT_RANDOM, RANDOM))
-        }
-        draw_histogram(figure.add_subplot(), groups, colours=COLOURS)
+        groups = {}
+        for name, row in (("PGNAS", PGNAS), ("Random", RANDOM)):
+            values = [accuracy for m in measurements if m.row == row for accuracy in m.accuracies]
+            groups[f"{name}, mean {100 * statistics.fmean(values):.1f} %"] = values
+        draw_histogram(figure, groups, styles=[(colour, "-") for colour in COLOURS])

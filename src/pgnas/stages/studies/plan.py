@@ -100,6 +100,10 @@ class Study(ABC):
     def measure(self, cell: Cell) -> Sequence[Measurement]:
         """The rows to which a finished cell contributes."""
 
+    def finish(self, cells: Mapping[str, Cell]) -> None:
+        """What else is to be done once all cells of a seed are; by variant."""
+        return
+
     def verdicts(self, measurements: Sequence[Measurement]) -> Sequence[str]:
         """What follows from the table, a line each."""
         return ()

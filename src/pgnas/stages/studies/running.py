@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -96,6 +97,7 @@ def run_study(
                 if variant.finetuned is not None and study.finetuning is not None:
                     finetune(cell.path, study.finetuning, progress=progress)
                 done[variant.name] = cell
+            processes.from_first(functools.partial(study.finish, done))
             measurements += _measured(study, list(done.values()), processes)
             result = StudyResult(study, Path(base.out), tuple(measurements))
             processes.from_first(result.write)
