@@ -10,6 +10,7 @@ import pgnas.bayes
 def test_the_public_names() -> None:
     assert set(pgnas.bayes.__all__) == {
         *("drop_to_keep", "entropy", "logistic_noise", "logit", "product_logits", "rsample", "sample"),
+        *("Choices", "gumbel_noise"),
         *("PRIORS", "BernoulliPrior", "GibbsPrior", "KLContext", "PaperPrior", "Prior"),
         *("bernoulli_kl", "gibbs_kl", "paper_kl"),
         *("BilinearCost", "CapController", "ElboTerms", "elbo", "ramp"),

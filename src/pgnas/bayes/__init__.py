@@ -3,6 +3,7 @@
 Needs torch alone.
 """
 
+from pgnas.bayes.categorical import Choices, gumbel_noise
 from pgnas.bayes.concrete import drop_to_keep, entropy, logistic_noise, logit, product_logits, rsample, sample
 from pgnas.bayes.cost import BilinearCost
 from pgnas.bayes.elbo import ElboTerms, elbo
@@ -53,6 +54,7 @@ __all__ = [
     "BilinearCost",
     "Bin",
     "CapController",
+    "Choices",
     "ElboTerms",
     "GibbsPrior",
     "HalvingPlan",
@@ -78,6 +80,7 @@ __all__ = [
     "exhaustive",
     "fit_temperature",
     "gibbs_kl",
+    "gumbel_noise",
     "halving",
     "logistic_noise",
     "logit",

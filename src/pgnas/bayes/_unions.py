@@ -1,7 +1,7 @@
 """Probabilities of unions of joint gate events, many at once.
 
 A *row* is the event "every common unit is open, and (the row is certain, or some term has all its units open)" over
-independent gate units. `compile_unions` brings plain lists of terms into that form once, so that a gradient step is
+gate units that are independent, or options of a choice of which one is open. `compile_unions` brings plain lists of terms into that form once, so that a gradient step is
 a handful of `index_add` calls.
 """
 
@@ -58,12 +58,14 @@ class Unions:
         common_unit: Common units, shape (C,).
         terms: What is left: at least one of a row's terms must be open. A row that is not certain and has no terms
             never happens.
+        exclusive: Which terms exclude each other; None: none do.
     """
 
     certain: Tensor
     common_row: Tensor
     common_unit: Tensor
     terms: Terms
+    exclusive: Exclusive | None = None
 
     def probability(self, keep_logits: Tensor) -> Tensor:
         """Probability of each row, shape (R,), if units are open independently with sigmoid(keep_logits (U,)).
@@ -75,14 +77,39 @@ class Unions:
         common = rows.index_add(0, self.common_row, log_open[self.common_unit])
         term = keep_logits.new_zeros(self.terms.row.numel())
         term = term.index_add(0, self.terms.entry_term, log_open[self.terms.entry_unit])
-        none_open = rows.index_add(0, self.terms.row, log1mexp(term))
+        if self.exclusive is None:
+            none_open = rows.index_add(0, self.terms.row, log1mexp(term))
+        else:
+            none_open = rows.index_add(0, self.exclusive.row, log1mexp(self.exclusive.log_any(term)))
         return common.exp() * torch.where(self.certain, torch.ones_like(rows), -torch.expm1(none_open))
 
     @property
     def exact(self) -> bool:
-        """Whether the terms of every row have disjoint units."""
+        """Whether the terms of every row have disjoint units, those aside that exclude each other."""
+        if self.exclusive is not None:
+            return self.exclusive.exact
         *_, count = unique_pairs(self.terms.row[self.terms.entry_term], self.terms.entry_unit)
         return bool((count == 1).all())
+
+
+@dataclass(frozen=True, eq=False)
+class Exclusive:
+    """Terms in clusters: those of one cluster have different options of one choice, so that their sum counts.
+
+    Attributes:
+        row: Row of each cluster, shape (G,).
+        cluster: Cluster of each term, shape (T,).
+        exact: Whether no two clusters of a row depend on one variable, and all terms of a cluster exclude each other.
+    """
+
+    row: Tensor
+    cluster: Tensor
+    exact: bool
+
+    def log_any(self, term: Tensor) -> Tensor:
+        """Log probability (G,) that one of a cluster's terms is open, from those of the terms (T,)."""
+        sums = term.new_zeros(self.row.numel()).index_add(0, self.cluster, term.exp())
+        return sums.clamp(min=torch.finfo(term.dtype).tiny).log()
 
 
 def log1mexp(x: Tensor) -> Tensor:
@@ -94,7 +121,7 @@ def log1mexp(x: Tensor) -> Tensor:
     return torch.where(near, torch.log(-torch.expm1(x)), torch.log1p(-torch.exp(far)))
 
 
-def compile_unions(terms: Terms, certain: Tensor) -> Unions:
+def compile_unions(terms: Terms, certain: Tensor, choice: Tensor | None = None) -> Unions:
     """Bring rows of terms into the form of `Unions`, removing every dependence that can be removed exactly.
 
     * A term that contains another one of its row adds nothing (z_u or z_u z_v = z_u): dropped, as are repeats.
@@ -103,14 +130,43 @@ def compile_unions(terms: Terms, certain: Tensor) -> Unions:
     Args:
         terms: The terms of all rows.
         certain: Rows that happen whatever their terms say, shape (R,) bool.
+        choice: The choice that each unit is an option of, -1 for independent units, shape (U,); None: all are.
     """
     terms = terms.keep(~certain[terms.row])
+    if choice is not None:
+        terms = terms.keep(~_impossible(terms, choice))
     terms = terms.keep(~_absorbed(terms))
     row, unit, which, count = unique_pairs(terms.row[terms.entry_term], terms.entry_unit)
     is_common = count == torch.bincount(terms.row, minlength=certain.numel())[row]
     terms = terms.without(is_common[which])
     certain = certain.index_fill(0, terms.row[terms.sizes() == 0], True)
-    return Unions(certain, row[is_common], unit[is_common], terms.keep(~certain[terms.row]))
+    terms = terms.keep(~certain[terms.row])
+    exclusive = None if choice is None else _clusters(terms, choice)
+    return Unions(certain, row[is_common], unit[is_common], terms, exclusive)
+
+
+def _impossible(terms: Terms, choice: Tensor) -> Tensor:
+    """Terms (T,) that need two options of one choice."""
+    option = choice[terms.entry_unit] >= 0
+    term, _, _, count = unique_pairs(terms.entry_term[option], choice[terms.entry_unit[option]])
+    return torch.zeros_like(terms.row, dtype=torch.bool).index_fill(0, term[count > 1], True)
+
+
+def _clusters(terms: Terms, choice: Tensor) -> Exclusive:
+    """The terms of a row that have an option of one choice, together; every other term by itself."""
+    choices, count = int(choice.max()) + 1, terms.row.numel()
+    own = choices + torch.arange(count, device=terms.row.device)
+    entry_choice = choice[terms.entry_unit]
+    option = entry_choice >= 0
+    first = own.scatter_reduce(0, terms.entry_term[option], entry_choice[option], "amin")
+    row, key, cluster, _ = unique_pairs(terms.row, first)
+    of_cluster = entry_choice == key[cluster[terms.entry_term]]
+    *_, alike = unique_pairs(cluster[terms.entry_term[of_cluster]], terms.entry_unit[of_cluster])
+    variable = torch.where(option, entry_choice, choices + terms.entry_unit)
+    _, _, which, _ = unique_pairs(terms.row[terms.entry_term], variable)
+    pair, _, _, _ = unique_pairs(which, cluster[terms.entry_term])
+    *_, clusters = torch.unique(pair, return_counts=True)
+    return Exclusive(row, cluster, bool((alike == 1).all() and (clusters == 1).all()))
 
 
 def join(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:

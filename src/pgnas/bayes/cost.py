@@ -43,6 +43,8 @@ class BilinearCost:
         reader_slot: Slot of each reading, shape (R,) long.
         layer_weight: Cost of one (input, output) pair of each layer, shape (L,) floating.
         output_weight: Cost of one output of each layer (bias, BatchNorm), shape (L,) floating.
+        choice: The choice that each unit is an option of, -1 for an independent unit, shape (U,) long; None: all are
+            independent. Exactly one option of a choice is open: E[z_a z_b] = 0. Options may not be in input slots.
 
     Raises:
         InputError: If shapes, dtypes or indices do not fit together.
@@ -59,6 +61,7 @@ class BilinearCost:
     reader_slot: Tensor
     layer_weight: Tensor
     output_weight: Tensor
+    choice: Tensor | None = None
     _plan: _Plan = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -66,7 +69,7 @@ class BilinearCost:
         object.__setattr__(self, "_plan", _compile(self))
 
     def expected(self, keep_logits: Tensor) -> Tensor:
-        """E_q[cost] if unit u is open with probability sigmoid(keep_logits[u]), independently.
+        """E_q[cost] if unit u is open with probability sigmoid(keep_logits[u]), independently but for choices.
 
         Args:
             keep_logits: Shape (U,), floating.
@@ -140,7 +143,7 @@ def _compile(cost: BilinearCost) -> _Plan:
     term, entry = join(reader_slot, slots.entry_term)
     reads = Terms(reader_output, term, slots.entry_unit[entry])
     reads = reads.keep(~cost.output_always[reads.row])
-    outputs = compile_unions(reads, cost.output_always)
+    outputs = compile_unions(reads, cost.output_always, cost.choice)
 
     is_input = cost.slot_layer >= 0
     inputs = slots.keep(is_input)
@@ -149,7 +152,7 @@ def _compile(cost: BilinearCost) -> _Plan:
     inputs = inputs.without(_implied(cost, outputs, inputs, input_layer))
 
     pair_input, pair_output = _pairs(cost, inputs, input_layer, reads)
-    given = _given(cost.units, inputs, reads, pair_input, pair_output)
+    given = _given(cost, inputs, reads, pair_input, pair_output)
     none = torch.zeros(input_layer.numel(), dtype=torch.bool, device=entry_slot.device)
     return _Plan(compile_unions(inputs, none), input_layer, outputs, given, pair_input, pair_output)
 
@@ -191,13 +194,14 @@ def _pairs(cost: BilinearCost, inputs: Terms, input_layer: Tensor, reads: Terms)
     return pair_input, pair_output
 
 
-def _given(units: int, inputs: Terms, reads: Terms, pair_input: Tensor, pair_output: Tensor) -> Unions:
+def _given(cost: BilinearCost, inputs: Terms, reads: Terms, pair_input: Tensor, pair_output: Tensor) -> Unions:
     """The event that an output is needed, given that an input is open, for each pair: its units are taken as open."""
     pair, read = join(pair_output, reads.row)
     term, entry = join(read, reads.entry_term)
     unit = reads.entry_unit[entry]
-    opened = torch.isin(pair_input[pair[term]] * units + unit, inputs.entry_term * units + inputs.entry_unit)
-    return compile_unions(Terms(pair, term, unit).without(opened), torch.zeros_like(pair_output, dtype=torch.bool))
+    opened = torch.isin(pair_input[pair[term]] * cost.units + unit, inputs.entry_term * cost.units + inputs.entry_unit)
+    never = torch.zeros_like(pair_output, dtype=torch.bool)
+    return compile_unions(Terms(pair, term, unit).without(opened), never, cost.choice)
 
 
 def _check(cost: BilinearCost) -> None:
@@ -224,8 +228,17 @@ def _check(cost: BilinearCost) -> None:
     ):
         if getattr(cost, name).shape != like.shape:
             raise _misfit(name, f"must have shape {tuple(like.shape)}", tuple(getattr(cost, name).shape))
+    if cost.choice is not None:
+        _check_choice(cost, cost.choice)
     if cost.output_always.dtype != torch.bool:
         raise _misfit("output_always", "must be bool", cost.output_always.dtype)
+
+
+def _check_choice(cost: BilinearCost, choice: Tensor) -> None:
+    if choice.shape != (cost.units,) or choice.dtype != torch.long:
+        raise _misfit("choice", f"must be long of shape ({cost.units},)", f"{choice.dtype} {tuple(choice.shape)}")
+    if ((cost.slot_layer[cost.entry_slot] >= 0) & (choice[cost.entry_unit] >= 0)).any():
+        raise _misfit("choice", "must name no unit of an input slot", "an option in one")
 
 
 def _misfit(name: str, rule: str, value: object) -> InputError:

@@ -1,6 +1,7 @@
 """Priors over gates: each gives KL(q || prior) in nats, summed over channels and not divided by N.
 
-q is a product of Bernoulli(sigmoid(logits)). `PRIORS` lists the priors by name.
+q is a product of Bernoulli(sigmoid(logits)) and, where a network has choices, of categorical variables. `PRIORS` lists the
+priors by name.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from pgnas.bayes.categorical import Choices
 from pgnas.bayes.concrete import drop_to_keep, entropy, logit, toward_certain
 from pgnas.errors import InputError
 
@@ -55,6 +57,23 @@ def paper_kl(logits: Tensor, weight_sq: Tensor, *, length_scale_sq: float) -> Te
     return (torch.sigmoid(logits) * length_scale_sq * weight_sq - entropy(logits)).sum()
 
 
+def paper_choice_kl(choices: Choices, weight_sq: Tensor, *, length_scale_sq: float) -> Tensor:
+    """The categorical counterpart of `paper_kl`: sum_k q_k * c * ||w_k||^2 - H(q) over all choices, in nats.
+
+    The paper's prior drop rate u = 0, with exactly one option of a choice open: its constant is dropped likewise. An
+    option without weights has nothing to pay.
+
+    Args:
+        choices: The posterior, over M options.
+        weight_sq: Squared norm of the weights that only the open option uses, shape (M,).
+        length_scale_sq: c, in nats per squared weight.
+
+    Returns:
+        Scalar.
+    """
+    return (choices.log_probs().exp() * length_scale_sq * weight_sq).sum() - choices.entropy().sum()
+
+
 def gibbs_kl(logits: Tensor, expected_cost: Tensor, *, multiplier: float | Tensor, data_size: float) -> Tensor:
     """KL to the Gibbs prior p(z) = exp(-lambda * N * cost(z)) / Z, without its constant log Z, in nats.
 
@@ -83,6 +102,8 @@ class KLContext:
         weight_sq: Squared norm of the slice(s) read through each channel, shape (K,).
         expected_cost: E_q[cost], scalar, in units of the full network's cost.
         multiplier: lambda of the Gibbs prior, nats per training example and unit of cost.
+        choices: The categorical part of q, over M options; None if there is none.
+        option_weight_sq: Squared norm of the weights that only an open option uses, shape (M,).
     """
 
     logits: Tensor
@@ -90,6 +111,8 @@ class KLContext:
     weight_sq: Tensor | None = None
     expected_cost: Tensor | None = None
     multiplier: float | Tensor = 0.0
+    choices: Choices | None = None
+    option_weight_sq: Tensor | None = None
 
 
 class Prior(ABC):
@@ -132,7 +155,11 @@ class PaperPrior(Prior):
     def kl(self, context: KLContext) -> Tensor:
         """`paper_kl`; up to a constant, so it may be negative."""
         weight_sq = _given(context.weight_sq, self.name, "weight_sq")
-        return paper_kl(context.logits, weight_sq, length_scale_sq=self.length_scale_sq)
+        kl = paper_kl(context.logits, weight_sq, length_scale_sq=self.length_scale_sq)
+        if context.choices is None:
+            return kl
+        option_sq = _given(context.option_weight_sq, self.name, "option_weight_sq")
+        return kl + paper_choice_kl(context.choices, option_sq, length_scale_sq=self.length_scale_sq)
 
 
 @dataclass(frozen=True)
@@ -152,9 +179,11 @@ class BernoulliPrior(Prior):
         drop_to_keep(self.drop)
 
     def kl(self, context: KLContext) -> Tensor:
-        """Sum of `bernoulli_kl` over channels."""
+        """Sum of `bernoulli_kl` over channels; the options of a choice are equally likely, see `Choices`."""
         prior_logit = context.logits.new_tensor(logit(drop_to_keep(self.drop)))
-        return bernoulli_kl(context.logits, prior_logit).sum()
+        kl = bernoulli_kl(context.logits, prior_logit).sum()
+        choices = context.choices
+        return kl if choices is None else kl + choices.kl(choices.uniform_log_probs()).sum()
 
 
 @dataclass(frozen=True)
@@ -168,7 +197,8 @@ class GibbsPrior(Prior):
     def kl(self, context: KLContext) -> Tensor:
         """`gibbs_kl`; without log Z, so it may be negative."""
         cost = _given(context.expected_cost, self.name, "expected_cost")
-        return gibbs_kl(context.logits, cost, multiplier=context.multiplier, data_size=context.data_size)
+        kl = gibbs_kl(context.logits, cost, multiplier=context.multiplier, data_size=context.data_size)
+        return kl if context.choices is None else kl - context.choices.entropy().sum()
 
 
 PRIORS: dict[str, type[Prior]] = {prior.name: prior for prior in (PaperPrior, BernoulliPrior, GibbsPrior)}
