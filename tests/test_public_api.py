@@ -10,9 +10,9 @@ import pytest
 import pgnas
 
 PUBLIC = [
-    "Architecture", "Counts", "DataSet", "InputError", "Inspection", "PgnasError", "RunConfig", "RunError", "RunResult",
-    "SearchResult", "Supernet", "channel_rule", "extract", "inspect", "load", "load_data", "measure",
-    "measure_device", "predict", "run", "search", "supernet",
+    "AnyOf", "Architecture", "Counts", "DataSet", "InputError", "Inspection", "OneOf", "PgnasError", "RunConfig",
+    "RunError", "RunResult", "SearchResult", "Supernet", "channel_rule", "extract", "inspect", "load", "load_data",
+    "measure", "measure_device", "predict", "run", "search", "supernet",
 ]  # fmt: skip
 
 

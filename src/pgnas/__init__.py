@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pgnas.nn import Supernet as Supernet
     from pgnas.nn import measure as measure
     from pgnas.nn.channels import channel_rule as channel_rule
+    from pgnas.nn.choice import AnyOf as AnyOf
+    from pgnas.nn.choice import OneOf as OneOf
     from pgnas.nn.convert import supernet as supernet
     from pgnas.nn.extract import extract as extract
     from pgnas.nn.inspection import Inspection as Inspection
@@ -39,11 +41,13 @@ if TYPE_CHECKING:
     from pgnas.stages.predicting import predict_images as predict
 
 _HOMES = {
+    "AnyOf": ("pgnas.nn.choice", "AnyOf"),
     "Architecture": ("pgnas.architecture", "Architecture"),
     "Counts": ("pgnas.nn", "Counts"),
     "DataSet": ("pgnas.data", "DataSet"),
     "Inspection": ("pgnas.nn.inspection", "Inspection"),
     "InputError": ("pgnas.errors", "InputError"),
+    "OneOf": ("pgnas.nn.choice", "OneOf"),
     "PgnasError": ("pgnas.errors", "PgnasError"),
     "RunConfig": ("pgnas.config", "RunConfig"),
     "RunError": ("pgnas.errors", "RunError"),
@@ -64,11 +68,13 @@ _HOMES = {
 }
 
 __all__ = [
+    "AnyOf",
     "Architecture",
     "Counts",
     "DataSet",
     "InputError",
     "Inspection",
+    "OneOf",
     "PgnasError",
     "RunConfig",
     "RunError",

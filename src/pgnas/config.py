@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pgnas.amounts import Amount, Budget, parse_share
 from pgnas.errors import ConfigError
 
-Granularity = Literal["channel", "group", "product"]
+Granularity = Literal["channel", "group", "product", "operation"]
 PriorName = Literal["gibbs", "bernoulli", "paper"]
 Switch = Literal["auto", "on", "off"]
 Ranking = Literal["exhaustive", "halving", "elimination"]
@@ -49,7 +49,8 @@ class RunConfig:
         image_size: Side in pixels to which images are resized; ``None``: as they are, 224 for a folder of mixed sizes.
         augment: Random crop, flip and cutout of the training images; ``auto``: by data set.
         cutout: Side in pixels of the square hole in training images; ``None``: what ``augment`` says.
-        granularity: One logit a channel, one a group (the paper's), or a channel's and its group's together.
+        granularity: One logit a channel, one a group (the paper's), a channel's and its group's together, or gates on
+            the operations of choices alone.
         exclude: Shell-style patterns of layers that stay ungated, such as ``"classifier"``.
         gate_inputs: Also gate the layers that read the images themselves.
         auxiliary_weight: Weight of the loss of a network's auxiliary heads in training.
@@ -84,6 +85,8 @@ class RunConfig:
         fixed_drop: A drop probability that every gate keeps: nothing is learned about the architecture, candidates are
             drawn at random with it; 0: the full network, trained plainly; ``None``: it is learned.
         logit_lr: Learning rate of the gates' logits (Adam).
+        weights_first: Epochs at the start in which weights learn alone; ``None``: a quarter of the epochs to the
+            decision where operations are chosen, else none.
         baseline: Networks trained beside the found one at the same total compute.
         seed: Seed of weights, noise, order and candidates.
         data_seed: Seed of the splits alone.
@@ -139,6 +142,7 @@ class RunConfig:
     initial_drop: float | None = None
     fixed_drop: float | None = None
     logit_lr: float = 0.05
+    weights_first: float | None = None
     baseline: tuple[Baseline, ...] = ()
     seed: int = 0
     data_seed: int = 0
@@ -236,6 +240,7 @@ _BOUNDS: dict[str, tuple[float, float, bool]] = {  # field: (low, high, low is a
     "initial_drop": (0, 1, False),
     "fixed_drop": (0, 1, True),
     "logit_lr": (0, 100, False),
+    "weights_first": (0, 1_000_000, True),
     "accumulate": (1, 1_000_000, True),
     "checkpoint_minutes": (0, 1e6, True),
     "seed": (0, 2**32 - 1, True),
@@ -261,7 +266,7 @@ def _check_numbers(config: RunConfig) -> None:
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "granularity": ("channel", "group", "product"),
+    "granularity": ("channel", "group", "product", "operation"),
     "schedule": ("cosine", "multistep", "sgdr"),
     "prior": ("gibbs", "bernoulli", "paper"),
     "augment": ("auto", "on", "off"),

@@ -133,7 +133,9 @@ def cost(readers: list[list[list[int]]], inputs: list[int], choice: list[int]) -
         [[[2, 5], [2, 6], [2, 0]]],  # an option that all have
     ],
 )
-def test_expected_cost_with_exclusive_options_is_the_mean_over_all_architectures(readers: list[list[list[int]]]) -> None:
+def test_expected_cost_with_options_is_the_mean_over_all_architectures(
+    readers: list[list[list[int]]],
+) -> None:
     found = cost(readers, [0, 1], [-1, -1, 0, 0, 0, 1, 1])
     rng = torch.Generator().manual_seed(3)
     free = torch.randn(2, dtype=torch.float64, generator=rng)

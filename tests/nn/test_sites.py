@@ -185,7 +185,7 @@ def test_tied_layers_share_a_gate_however_the_ties_are_listed() -> None:
         ({"tie": [["left.0", "mix"]]}, r"^tie of 'left.0' and 'mix' must join .+, got 6 and 12; .+$"),
         ({"tie": [["left.0", "stem"]]}, r"^tie must name gated layers, got 'stem'; .+$"),
         ({"exclude": ["*"]}, r"^model must have a layer that can be gated, got none; .+$"),
-        ({"granularity": "pixel"}, r"^granularity must be channel, group or product, got 'pixel'; .+$"),
+        ({"granularity": "pixel"}, r"^granularity must be channel, group, product or operation, got 'pixel'; .+$"),
     ],
 )
 def test_mistakes_are_explained_in_one_line(options: dict[str, Any], message: str) -> None:

@@ -1,8 +1,8 @@
 """Probabilities of unions of joint gate events, many at once.
 
 A *row* is the event "every common unit is open, and (the row is certain, or some term has all its units open)" over
-gate units that are independent, or options of a choice of which one is open. `compile_unions` brings plain lists of terms into that form once, so that a gradient step is
-a handful of `index_add` calls.
+gate units that are independent, or options of a choice of which one is open. `compile_unions` brings plain lists of
+terms into that form once, so that a gradient step is a handful of `index_add` calls.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Priors over gates: each gives KL(q || prior) in nats, summed over channels and not divided by N.
 
-q is a product of Bernoulli(sigmoid(logits)) and, where a network has choices, of categorical variables. `PRIORS` lists the
-priors by name.
+q is a product of Bernoulli(sigmoid(logits)) and, where a network has choices, of categorical variables. `PRIORS` lists
+the priors by name.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from torch.fx.node import Argument, map_aggregate, map_arg
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from pgnas.nn.choice import OutputGate
 from pgnas.nn.functional_layers import applies_own_weight
 from pgnas.nn.own_layers import OWN_FUNCTIONS, own_layer
 
@@ -77,6 +78,7 @@ class ConcreteTracer(fx.Tracer):
         if m in self._opened:
             return False
         known = super().is_leaf_module(m, module_qualified_name) or own_layer(m) is not None
+        known = known or isinstance(m, OutputGate)
         return known or isinstance(m, _ConvNd | nn.Linear | _BatchNorm) or has_torch_forward(m) or _is_noise(m)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:

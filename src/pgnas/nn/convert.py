@@ -28,20 +28,22 @@ def supernet(
     tie: Sequence[Sequence[str]] = (),
     gate_inputs: bool = False,
 ) -> Supernet:
-    """A supernet around a copy of ``model``: gates at the input channels of its convolutions and linear layers.
+    """A supernet around a copy of ``model``: gates at its convolutions' and linear layers' inputs, and at its choices.
 
     A separable convolution is gated at its pointwise part, a grouped one by whole groups, a linear layer that reads a
-    flattened map by whole channels; a value that was concatenated has one group a source. The model's weights are the
-    starting point. ``supernet.report`` lists what is gated and what is not, with reasons.
+    flattened map by whole channels; a value that was concatenated has one group a source. The operations of a
+    :class:`pgnas.OneOf` or :class:`pgnas.AnyOf` are gated at their outputs. The model's weights are the starting point.
+    ``supernet.report`` lists what is gated and what is not, with reasons.
 
     Args:
         model: Any network that torch.fx can trace on the example inputs.
         example_inputs: A tensor (B, C, ...) or a tuple of such.
-        granularity: ``channel``: a logit a unit; ``group``: one a source (the paper's); ``product``: both.
+        granularity: ``channel``: a logit a unit; ``group``: one a source (the paper's); ``product``: both;
+            ``operation``: layers have no gates, only the operations of choices have.
         initial_drop: Drop probability of every unit at the start, in (0, 1).
         temperature: tau of the relaxation (Eq. 16).
-        exclude: Shell-style patterns of layers that stay ungated, such as ``"fc"``.
-        tie: Lists of layers whose inputs share one gate.
+        exclude: Shell-style patterns of layers and choices that stay ungated, such as ``"fc"``.
+        tie: Lists of layers whose inputs share one gate, or of choices that are made alike.
         gate_inputs: Also gate the layers that read the network's input.
 
     Raises:
@@ -50,13 +52,17 @@ def supernet(
     inputs = _as_inputs(example_inputs)
     if granularity not in get_args(Granularity):
         remedy = "choose one"
-        raise ModelError("granularity", "must be channel, group or product", value=repr(granularity), remedy=remedy)
+        raise ModelError(
+            "granularity", "must be channel, group, product or operation", value=repr(granularity), remedy=remedy
+        )
     own = _copy(model)
     device = next((p.device for p in own.parameters()), torch.device("cpu"))
     with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the model may draw while it is traced
         graph = ChannelGraph(trace(own, tuple(x.detach()[:2].to(device) for x in inputs)))
     patterns = [exclude] if isinstance(exclude, str) else exclude
-    space = find_sites(graph, exclude=patterns, tie=tie, gate_inputs=gate_inputs)
+    space = find_sites(
+        graph, exclude=patterns, tie=tie, gate_inputs=gate_inputs, gate_layers=granularity != "operation"
+    )
     made = Supernet(graph, space, granularity=granularity, initial_drop=initial_drop, temperature=temperature)
     return made.to(device).train()
 

@@ -21,7 +21,14 @@ from pgnas.nn.prices import Price, Prices
 from pgnas.nn.sites import Site
 
 
-def expected_cost(graph: ChannelGraph, sites: Sequence[Site], sizes: dict[str, int], prices: Prices) -> BilinearCost:
+def expected_cost(
+    graph: ChannelGraph,
+    sites: Sequence[Site],
+    sizes: dict[str, int],
+    prices: Prices,
+    *,
+    choice: Tensor | None = None,
+) -> BilinearCost:
     """The expected cost as a function of the gates' keep logits.
 
     Args:
@@ -29,12 +36,13 @@ def expected_cost(graph: ChannelGraph, sites: Sequence[Site], sizes: dict[str, i
         sites: Its gated layers.
         sizes: Gate name to its number of units, in the order of the logits.
         prices: What every operation costs.
+        choice: The choice that each unit is an option of, -1 for independent ones, (U,); None: all are independent.
     """
     reading = _Readers(graph, sites)
     surrogate = _Surrogate(graph, sites, sizes, prices)
     for name, rows in reading.walk():
         surrogate.add(name, rows)
-    return surrogate.build()
+    return surrogate.build(choice)
 
 
 class _Readers:
@@ -196,7 +204,7 @@ class _Surrogate:
         cost = in_group.shape[2] * (op.per_group * price.pair + price.output)
         return [*(_Layer(cost, 0.0, 0.0 if site else 1.0, group) for group in in_group), *constant]
 
-    def build(self) -> BilinearCost:
+    def build(self, choice: Tensor | None) -> BilinearCost:
         """Assemble."""
         reading = torch.cat(self.readings, 1)
         entries = torch.cat(self.entries, 1)
@@ -213,4 +221,5 @@ class _Surrogate:
             reader_slot=reading[1],
             layer_weight=torch.tensor([layer.per_pair for layer in self.layers]),
             output_weight=torch.tensor([layer.per_output for layer in self.layers]),
+            choice=None if choice is None else choice.cpu(),
         )

@@ -57,7 +57,7 @@ def _values_of(supernet: Supernet, architecture: Architecture, names: set[str]) 
     device, dtype = next((p.device, p.dtype) for p in supernet.body.parameters())
     inputs = [x.to(device, dtype if x.is_floating_point() else x.dtype) for x in supernet.graph.trace.inputs]
     mask = supernet.gates.mask(architecture).to(dtype)[None]
-    masks = site_masks(supernet.space.sites, supernet.gates.split(mask))
+    masks = site_masks(supernet.space.all_sites, supernet.gates.split(mask))
     with evaluation(supernet):
         Recorder(supernet.body).run(*inputs, list(masks.values()))
     return found

@@ -3,11 +3,14 @@
 A *gate* holds one binary variable per *unit* (an input channel of a layer, or a whole group of a grouped convolution).
 Under the posterior its units are independent Bernoulli variables; their logits are shared as the granularity says:
 one a unit (``channel``), one a source of the gated value (``group``, the paper's), or the product of both
-(``product``: a unit lives if its own gate and its group's are open).
+(``product``: a unit lives if its own gate and its group's are open). With ``operation`` only operations have gates.
+
+The units of a *choice* are its options, of which exactly one is open: a categorical variable. They come last.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -15,12 +18,13 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 from pgnas.architecture import Architecture
-from pgnas.bayes import logit, product_logits
+from pgnas.bayes import Choices, KLContext, logit, product_logits, rsample, sample
 from pgnas.errors import ModelError
 
-Granularity = Literal["channel", "group", "product"]
+Granularity = Literal["channel", "group", "product", "operation"]
 _CERTAIN = 1e4
 """A logit whose sigmoid is 1 to the last bit, even with the noise of a relaxed sample at any temperature up to 100."""
 
@@ -45,23 +49,37 @@ class Group:
 
 @dataclass(frozen=True)
 class GateSpec:
-    """A gate's name, which is its first layer's, and its units' groups."""
+    """A gate: its name, which is its first layer's or choice's, and what its units are.
+
+    Attributes:
+        name: Its name.
+        units: Number of its units.
+        groups: Their groups; none in a categorical gate.
+        options: For a gate on operations their names, one a unit.
+    """
 
     name: str
     units: int
     groups: tuple[Group, ...]
+    options: tuple[str, ...] = ()
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether exactly one unit is open."""
+        return not self.groups
 
 
 class Gates(nn.Module):
     """All gates of a supernet; U units in all, in the order of ``specs``.
 
     Args:
-        specs: The gates.
+        specs: The gates, categorical ones last.
         granularity: How units share logits.
         initial_drop: Drop probability of every unit at the start, in (0, 1).
     """
 
     group_of_unit: Tensor
+    choice_of_option: Tensor
     closed: Tensor
 
     def __init__(self, specs: Sequence[GateSpec], *, granularity: Granularity, initial_drop: float) -> None:
@@ -71,18 +89,41 @@ class Gates(nn.Module):
         self.sizes: dict[str, int] = {spec.name: spec.units for spec in self.specs}
         lengths = torch.tensor([g.stop - g.start for spec in self.specs for g in spec.groups], dtype=torch.long)
         self.register_buffer("group_of_unit", torch.repeat_interleave(lengths), persistent=False)
-        self.register_buffer("closed", torch.zeros(int(lengths.sum()), dtype=torch.bool), persistent=False)
+        options = torch.tensor([spec.units for spec in self.specs if spec.exclusive], dtype=torch.long)
+        self.register_buffer("choice_of_option", torch.repeat_interleave(options), persistent=False)
+        self.choices_count = len(options)
+        total = int(lengths.sum()) + int(options.sum())
+        self.register_buffer("closed", torch.zeros(total, dtype=torch.bool), persistent=False)
         keep = 1 - initial_drop
-        own, group = {"channel": (keep, None), "group": (None, keep), "product": (keep**0.5, keep**0.5)}[granularity]
+        both = {"group": (None, keep), "product": (keep**0.5, keep**0.5)}
+        own, group = both.get(granularity, (keep, None))
         self._any_closed = False
         units, groups = len(self.group_of_unit), len(lengths)
         self.unit_logits = nn.Parameter(torch.full((units,), logit(own))) if own is not None else None
         self.group_logits = nn.Parameter(torch.full((groups,), logit(group))) if group is not None else None
+        self.choice_logits = nn.Parameter(torch.zeros(len(self.choice_of_option))) if len(options) else None
 
     @property
     def units(self) -> int:
-        """U, the number of binary variables."""
+        """U, the number of binary variables, the options of choices included."""
+        return len(self.closed)
+
+    @property
+    def free(self) -> int:
+        """Number of the units that are independent of each other; the options of choices follow them."""
         return len(self.group_of_unit)
+
+    def choices(self) -> Choices | None:
+        """The categorical part of the posterior, over the last U - ``free`` units; None if there is none."""
+        if self.choice_logits is None:
+            return None
+        return Choices(self.choice_logits, self.choice_of_option, self.choices_count)
+
+    def choice_of_unit(self) -> Tensor | None:
+        """The choice that each unit is an option of, -1 for independent units, (U,); None if there are no choices."""
+        if self.choice_logits is None:
+            return None
+        return torch.cat([torch.full_like(self.group_of_unit, -1), self.choice_of_option])
 
     def first_units(self) -> dict[str, int]:
         """Each gate's first unit among all U."""
@@ -91,7 +132,9 @@ class Gates(nn.Module):
 
     def logits(self) -> Tensor:
         """Logit of every unit's keep probability, shape (U,); :data:`CLOSED` where it is closed for good."""
-        logits = self._own_logits()
+        logits, choices = self._own_logits(), self.choices()
+        if choices is not None:
+            logits = torch.cat([logits, choices.keep_logits()])
         return torch.where(self.closed, CLOSED, logits) if self._any_closed else logits
 
     def _own_logits(self) -> Tensor:
@@ -104,13 +147,17 @@ class Gates(nn.Module):
         """Close units for good: their keep probability is 0, whatever becomes of their logits.
 
         Args:
-            units: Which, bool (U,), beside those closed already; with one logit a group whole groups.
+            units: Which, bool (U,), beside those closed already; with one logit a group whole groups. The options of
+                a choice are never closed for good.
 
         Raises:
             ModelError: They are part of a group that has one logit.
         """
         closed = self.closed | units.to(self.closed.device)
-        if self.unit_logits is None and not torch.equal(self._whole_groups(closed)[self.group_of_unit], closed):
+        closed[self.free :] = False  # an option that is hardly ever chosen may still be the only one left
+        if self.unit_logits is None and not torch.equal(
+            self._whole_groups(closed)[self.group_of_unit], closed[: self.free]
+        ):
             raise ModelError(
                 "units to close", "must be whole groups where a group has one logit", remedy="close all of a group"
             )
@@ -140,7 +187,7 @@ class Gates(nn.Module):
     def settle_(self) -> None:
         """Write :data:`CLOSED` into the logits of the units closed for good, so that their state alone says so."""
         if self.unit_logits is not None:
-            self.unit_logits.masked_fill_(self.closed, CLOSED)
+            self.unit_logits.masked_fill_(self.closed[: self.free], CLOSED)
         elif self.group_logits is not None:
             self.group_logits.masked_fill_(self._whole_groups(self.closed), CLOSED)
         self.closed.fill_(False)
@@ -150,7 +197,54 @@ class Gates(nn.Module):
         """Whether all units of each group are among ``units``, (G,)."""
         groups = int(self.group_of_unit.max()) + 1 if len(self.group_of_unit) else 0
         others = torch.zeros(groups, dtype=torch.long, device=units.device)
-        return others.index_add(0, self.group_of_unit, (~units).long()) == 0
+        return others.index_add(0, self.group_of_unit, (~units[: self.free]).long()) == 0
+
+    def kl_context(self, data_size: float, *, weight_sq: Tensor | None, expected_cost: Tensor | None) -> KLContext:
+        """What a prior looks at; ``weight_sq`` (U,) and ``expected_cost`` only where the prior needs them."""
+        free, choices = self.free, self.choices()
+        return KLContext(
+            logits=self.logits()[:free],
+            data_size=data_size,
+            weight_sq=None if weight_sq is None else weight_sq[:free],
+            expected_cost=expected_cost,
+            choices=choices,
+            option_weight_sq=None if weight_sq is None or choices is None else weight_sq[free:],
+        )
+
+    def rsample(self, noise: Tensor, temperature: float) -> Tensor:
+        """Relaxed samples, (..., U), from uniform noise of that shape; differentiable in the logits."""
+        choices, logits = self.choices(), self.logits()
+        if choices is None:
+            return rsample(logits, noise, temperature)
+        independent = rsample(logits[: self.free], noise[..., : self.free], temperature)
+        return torch.cat([independent, choices.rsample(noise[..., self.free :], temperature)], -1)
+
+    @torch.no_grad()
+    def sample(self, *, generator: torch.Generator | None = None) -> Tensor:
+        """A hard sample, bool (U,), on the CPU."""
+        choices, logits = self.choices(), self.logits().cpu()
+        independent = sample(logits[: self.free], generator=generator)
+        return independent if choices is None else torch.cat([independent, choices.sample(generator=generator).cpu()])
+
+    @torch.no_grad()
+    def mode(self) -> Tensor:
+        """The most probable units, bool (U,)."""
+        choices, kept = self.choices(), self.logits()[: self.free] >= 0
+        return kept if choices is None else torch.cat([kept, choices.mode()])
+
+    @torch.no_grad()
+    def log_prob(self, kept: Tensor) -> float:
+        """Log probability in nats of the units ``kept``, bool (U,); -inf if a choice has none or two options open."""
+        kept, choices, logits = kept.to(self.closed.device), self.choices(), self.logits()
+        signs = torch.where(kept, 1.0, -1.0)
+        total = logsigmoid(signs * logits)[: self.free].sum()
+        if choices is None:
+            return float(total)
+        opened = kept[self.free :]
+        number = torch.zeros(self.choices_count, dtype=torch.long, device=kept.device)
+        if not (number.index_add(0, self.choice_of_option, opened.long()) == 1).all():
+            return -math.inf
+        return float(total + choices.log_probs()[opened].sum())
 
     def split(self, values: Tensor) -> dict[str, Tensor]:
         """Split (..., U) into each gate's (..., units)."""
@@ -191,10 +285,11 @@ class Gates(nn.Module):
 
     @torch.no_grad()
     def fill_(self, keep: float) -> None:
-        """Set every unit's keep probability to ``keep``, in (0, 1)."""
+        """Set the keep probability of every unit but a choice's options to ``keep``, in (0, 1)."""
         shared = self.granularity == "product"
-        for parameter in self.parameters():
-            parameter.fill_(logit(keep**0.5 if shared else keep))
+        for parameter in (self.unit_logits, self.group_logits):
+            if parameter is not None:
+                parameter.fill_(logit(keep**0.5 if shared else keep))
 
 
 def apply_gate(x: Tensor, mask: Tensor, axis: int) -> Tensor:

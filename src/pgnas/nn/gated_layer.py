@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pgnas.nn.channels.ops import first_input
+from pgnas.nn.choice import OutputGate
 from pgnas.nn.gate import apply_gate
 from pgnas.nn.macs import ConvTranspose
 
@@ -53,7 +54,7 @@ def insert_gates(root: nn.Module, graph: fx.Graph, sites: Sequence[tuple[str, in
     Args:
         root: Owner of the layers; they are shared.
         graph: The graph.
-        sites: Names of the layers' nodes, and the channel axes of their inputs.
+        sites: Names of the layers' nodes, and the channel axes of their inputs; of marked outputs of operations, too.
     """
     copies: dict[fx.Node, fx.Node] = {}
     gated = fx.Graph()
@@ -68,6 +69,10 @@ def insert_gates(root: nn.Module, graph: fx.Graph, sites: Sequence[tuple[str, in
         source = first_input(layer)
         with gated.inserting_before(layer):
             mask = gated.call_function(operator.getitem, (masks, index))
+            if isinstance(root.get_submodule(str(layer.target)), OutputGate):
+                layer.op, layer.target = "call_function", apply_gate
+                layer.args, layer.kwargs = (source, mask, axis), {}
+                continue
             module = gated.get_attr(str(layer.target))
         # In place: the node keeps its name, by which constants are found.
         layer.op, layer.target = "call_function", gated_layer

@@ -161,7 +161,7 @@ def inspect_supernet(supernet: Supernet, *, model: str, params: int, notes: tupl
         macs=sum(graph.macs(name) for name in graph.ops),
         units=units,
         logits={"channel": units, "group": groups, "product": units + groups},
-        log10_architectures=units * math.log10(2),
+        log10_architectures=sum(math.log10(s.units) if s.exclusive else s.units * math.log10(2) for s in space.gates),
         smallest_params=smallest.params,
         smallest_macs=smallest.macs,
         gated=tuple(_gated(supernet, site) for site in space.sites),

@@ -43,6 +43,9 @@ def site_masks(sites: Sequence[Site], gates: dict[str, Tensor]) -> dict[str, Ten
     masks: dict[str, Tensor] = {}
     for site in sites:
         mask = gates[site.gate]
+        if site.option is not None:
+            masks[site.node] = mask[..., site.option, None].expand(*mask.shape[:-1], len(site.unit_of_channel))
+            continue
         identity = len(site.unit_of_channel) == mask.shape[-1]
         masks[site.node] = mask if identity else mask[..., site.unit_of_channel.to(mask.device)]
     return masks

@@ -54,6 +54,7 @@ class Builder:
         root: Owner of the layers to cut.
         constants: Node to its value (1, ...) for every node with constant channels that are read.
         contributions: Gated node to what its constant inputs add to its output (1, ...).
+        keep_marks: Whether the outputs of operations to choose from stay marked.
     """
 
     def __init__(
@@ -64,9 +65,11 @@ class Builder:
         *,
         constants: dict[str, Tensor],
         contributions: dict[str, Tensor],
+        keep_marks: bool = False,
     ) -> None:
         self._graph, self._plan, self._root = graph, plan, root
         self._constants, self._contributions = constants, contributions
+        self._keep_marks = keep_marks
         self._new = fx.Graph()
         self._attributes: dict[str, Any] = {}
         self._cuts: dict[str, Cut] = {}
@@ -114,6 +117,14 @@ class Builder:
         )
         self._copied[op.name] = made
         return made
+
+    def operation_output(self, op: ChannelOp, reads: list[Tensor]) -> fx.Node:
+        """The output of an operation to choose, without its mark unless marks are kept."""
+        if not self._keep_marks:
+            return self.fetch(op.inputs[0], reads[0])
+        mark = str(self._graph.nodes[op.name].target)
+        self._attributes[mark] = self._graph.trace.module.get_submodule(mark)  # a supernet has gates in their place
+        return self.copy(op, reads)
 
     def call(self, function: Callable[..., Any], *args: Any) -> fx.Node:
         """Call a function on new values."""

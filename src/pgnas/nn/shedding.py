@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pgnas import bayes
 from pgnas.nn.cost import CostName, Counts, count_plan
 from pgnas.nn.gated_layer import input_weight_sq, insert_gates
 from pgnas.nn.liveness import Plan, make_plan, site_masks
 from pgnas.nn.rebuild import Builder
-from pgnas.nn.supernet import Supernet
+from pgnas.nn.supernet import Supernet, add_inside
 
 
 def plan_without(full: Supernet, closed: Tensor) -> Plan:
     """What is left of a supernet in training when the units ``closed``, bool (U,), are closed for good.
+
+    Operations to choose from stay; their layers may get narrower.
 
     Nothing is folded into constants: what BatchNorm makes of a constant differs between training and evaluation, and
     its own parameters go on learning. So a layer whose inputs are all closed keeps one of them, closed.
@@ -48,11 +49,14 @@ class ShedSupernet(nn.Module):
         self._full = [full]  # in a list, so that its weights are not taken for this module's
         self.gates = full.gates
         plan = plan_without(full, full.gates.closed)
-        self._small = [Builder(full.graph, plan, full.body, constants={}, contributions={}).build()]
+        builder = Builder(full.graph, plan, full.body, constants={}, contributions={}, keep_marks=True)
+        self._small = [builder.build()]
         self.counts = count_plan(full.graph, plan)
         copied, module = self._small[0].copied, self._small[0].module
         sites = [site for site in full.space.sites if site.node in copied]
-        self.body = insert_gates(module, module.graph, [(copied[site.node], site.axis) for site in sites])
+        self._operations = [site for site in full.space.operations if site.node in copied]
+        gated = [(copied[site.node], site.axis) for site in (*sites, *self._operations)]
+        self.body = insert_gates(module, module.graph, gated)
         first = full.gates.first_units()
         self._layers = [site.layer for site in sites]
         for index, site in enumerate(sites):
@@ -67,14 +71,14 @@ class ShedSupernet(nn.Module):
 
     def forward(self, *inputs: Tensor, noise: Tensor | None = None) -> Any:
         """The output of the whole supernet: see there. The noise is for all U units, those shed included."""
-        logits = self.gates.logits()
         if self.training:
             if noise is None:
                 noise = torch.rand(len(inputs[0]), self.gates.units, device=inputs[0].device)
-            values = bayes.rsample(logits, noise, self.full.temperature)
+            values = self.gates.rsample(noise, self.full.temperature)
         else:
-            values = torch.sigmoid(logits)[None]
-        return self.body(*inputs, [values.index_select(1, units) for units in self._units()])
+            values = torch.sigmoid(self.gates.logits())[None]
+        masks = [values.index_select(1, units) for units in self._units()]
+        return self.body(*inputs, masks + list(site_masks(self._operations, self.gates.split(values)).values()))
 
     def _units(self) -> list[Tensor]:
         """The unit of every input channel of each gated layer."""
@@ -91,7 +95,7 @@ class ShedSupernet(nn.Module):
         for name, units in zip(self._layers, self._units(), strict=True):
             norms = input_weight_sq(self.body.get_submodule(name))
             total = total.index_add(0, units[:: len(units) // len(norms)], norms.to(total))
-        return total
+        return add_inside(total, self.body, self.full.inside, self.gates.first_units())
 
     def weight_parameters(self) -> list[nn.Parameter]:
         """The remaining network's own parameters, without the logits."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pgnas.errors import ModelError
 from pgnas.nn.channels import Barrier, ChannelGraph, Dense, Follow
+from pgnas.nn.choice import GATES, OutputGate
 from pgnas.nn.gate import GateSpec, Group
 from pgnas.nn.macs import Conv, ConvTranspose, Counted
 
@@ -28,6 +29,7 @@ class Site:
         axis: The channel axis of that value.
         gate: The name of the gate that must be open for a channel to be read.
         unit_of_channel: The gate's unit of every channel, shape (channels,), long.
+        option: For the output of an operation its unit, which all channels share.
     """
 
     layer: str
@@ -36,6 +38,7 @@ class Site:
     axis: int
     gate: str
     unit_of_channel: Tensor
+    option: int | None = None
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,24 @@ class Ungated:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The gates of a network, where they act, and what is not gated."""
+    """The gates of a network, where they act, and what is not gated.
+
+    Attributes:
+        sites: The gated layers.
+        gates: All gates, categorical ones last.
+        ungated: What has no gate.
+        operations: The gated outputs of operations.
+    """
 
     sites: tuple[Site, ...]
     gates: tuple[GateSpec, ...]
     ungated: tuple[Ungated, ...]
+    operations: tuple[Site, ...] = ()
+
+    @property
+    def all_sites(self) -> tuple[Site, ...]:
+        """Gated layers and operations."""
+        return (*self.sites, *self.operations)
 
 
 def find_sites(
@@ -61,14 +77,16 @@ def find_sites(
     exclude: Sequence[str] = (),
     tie: Sequence[Sequence[str]] = (),
     gate_inputs: bool = False,
+    gate_layers: bool = True,
 ) -> SearchSpace:
-    """Put a gate at the input of every convolution and linear layer.
+    """Put a gate at the input of every convolution and linear layer, and at the output of every marked operation.
 
     Args:
         graph: The analysed network.
-        exclude: Shell-style patterns of layer names that stay ungated.
-        tie: Lists of layers that share one gate.
+        exclude: Shell-style patterns of names of layers and choices that stay ungated.
+        tie: Lists of layers, or of choices, that share one gate.
         gate_inputs: Whether layers that read the network's input itself are gated too.
+        gate_layers: Whether layers are gated at all.
 
     Raises:
         ModelError: Nothing can be gated; a pattern or a tie names no gated layer; tied layers differ in size.
@@ -82,6 +100,8 @@ def find_sites(
             continue
         name = str(graph.nodes[node].target)
         reason = _reason(graph, node, name, exclude, gate_inputs)
+        if reason is None and not gate_layers:
+            reason = "only operations are searched"
         if reason is None:
             assert isinstance(op, Dense)
             site, spec = _site(graph, op, name)
@@ -90,14 +110,45 @@ def find_sites(
         elif reason:
             ungated.append(Ungated(name, reason))
     ungated += [Ungated(name, reason) for name, reason in graph.trace.uncalled.items()]
-    _require_known(exclude, [*(s.layer for s in sites), *(u.layer for u in ungated)])
-    sites = _tie(sites, specs, tie)
-    if not sites:
+    operations, of_operations = find_operations(graph)
+    choices = list(of_operations)
+    operations = [site for site in operations if not any(fnmatchcase(site.gate, pattern) for pattern in exclude)]
+    _require_known(exclude, [*(s.layer for s in sites), *(u.layer for u in ungated), *choices])
+    if not sites and not operations:
         reasons = ", ".join(f"'{entry.layer}' ({entry.reason})" for entry in ungated[:_REASONS_SHOWN])
         remedy = f"not gated are {reasons}" if reasons else "use a network with convolutions or linear layers"
         raise ModelError("model", "must have a layer that can be gated", value="none", remedy=remedy)
-    used = {site.gate for site in sites}
-    return SearchSpace(tuple(sites), tuple(spec for name, spec in specs.items() if name in used), tuple(ungated))
+    specs |= {site.gate: of_operations[site.gate] for site in operations}
+    sites, operations = _tie(sites, specs, tie), _tie(operations, specs, tie)
+    used = {site.gate for site in (*sites, *operations)}
+    gates = sorted((spec for name, spec in specs.items() if name in used), key=lambda spec: spec.exclusive)
+    return SearchSpace(tuple(sites), tuple(gates), tuple(ungated), tuple(operations))
+
+
+def find_operations(graph: ChannelGraph) -> tuple[list[Site], dict[str, GateSpec]]:
+    """The marked outputs of operations, and the gate of each choice.
+
+    Raises:
+        ModelError: An output has no batch axis, or no other one.
+    """
+    sites: list[Site] = []
+    specs: dict[str, GateSpec] = {}
+    for node, op in graph.ops.items():
+        mark = graph.layer(graph.nodes[node])
+        if not isinstance(mark, OutputGate):
+            continue
+        choice, _, operation = str(graph.nodes[node].target).rpartition(f"{GATES}.")
+        choice = choice.removesuffix(".")
+        axis, channels = op.value.axis, op.value.channels
+        if axis is None or axis == 0 or not graph.is_batched(node):
+            raise ModelError(
+                f"operation '{operation}' of '{choice}'", "must make a value with the batch first", remedy="reshape it"
+            )
+        unit = torch.full((channels,), mark.index)
+        sites.append(Site(f"{choice}.{operation}", node, op.inputs[0], axis, choice, unit, mark.index))
+        groups = () if mark.exclusive else tuple(Group(f"{choice}.{o}", k, k + 1) for k, o in enumerate(mark.options))
+        specs[choice] = GateSpec(choice, len(mark.options), groups, mark.options)
+    return sites, specs
 
 
 def _reason(graph: ChannelGraph, node: str, name: str, exclude: Sequence[str], gate_inputs: bool) -> str | None:
@@ -146,6 +197,13 @@ def _tie(sites: list[Site], specs: dict[str, GateSpec], tie: Sequence[Sequence[s
         for layer in layers:
             if layer not in specs:
                 raise ModelError("tie", "must name gated layers", value=f"'{layer}'", remedy="name layers with a gate")
+            if specs[layer].options != specs[layers[0]].options:
+                raise ModelError(
+                    f"tie of '{layers[0]}' and '{layer}'",
+                    "must join layers, or choices with the same options",
+                    value=f"{list(specs[layers[0]].options)} and {list(specs[layer].options)}",
+                    remedy="tie only choices of one kind",
+                )
             if specs[layer].units != specs[layers[0]].units:
                 raise ModelError(
                     f"tie of '{layers[0]}' and '{layer}'",
@@ -155,7 +213,7 @@ def _tie(sites: list[Site], specs: dict[str, GateSpec], tie: Sequence[Sequence[s
                 )
             old = owner[layer]  # and whatever it was tied to before
             owner = {name: owner[layers[0]] if gate == old else gate for name, gate in owner.items()}
-    return [replace(site, gate=owner[site.layer]) for site in sites]
+    return [replace(site, gate=owner[site.gate]) for site in sites]
 
 
 def _require_known(patterns: Sequence[str], layers: list[str]) -> None:

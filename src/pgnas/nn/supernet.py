@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pgnas import bayes
 from pgnas.architecture import Architecture
 from pgnas.bayes import BilinearCost
 from pgnas.errors import ModelError
@@ -22,8 +21,12 @@ from pgnas.nn.expected_cost import expected_cost
 from pgnas.nn.gate import CLOSED, Gates, Granularity
 from pgnas.nn.gated_layer import input_weight_sq, insert_gates
 from pgnas.nn.liveness import Extend, Plan, make_plan, site_masks
+from pgnas.nn.macs import Counted
 from pgnas.nn.prices import Prices, mac_prices, parameter_prices
 from pgnas.nn.sites import SearchSpace, Ungated
+
+Inside = list[tuple[str, int, str]]
+"""(gate, option, layer) for layers inside operations."""
 
 
 @dataclass(frozen=True)
@@ -32,30 +35,35 @@ class SupernetReport:
 
     Attributes:
         gated: Gated layer to its number of units.
+        choices: Gate on operations to their names, of which one (``OneOf``) or any (``AnyOf``) are kept.
         ungated: Layers without a gate, with the reason.
         barriers: Operations through which channels could not be followed, with the reason; nothing is shrunk there.
         notes: How the network was traced.
     """
 
     gated: dict[str, int]
+    choices: dict[str, tuple[str, ...]]
     ungated: tuple[Ungated, ...]
     barriers: dict[str, str]
     notes: tuple[str, ...]
 
 
 class Supernet(nn.Module):
-    """A network with gates at the input channels of its layers. Made by :func:`pgnas.supernet`.
+    """A network with gates at the input channels of its layers and at the outputs of operations to choose from.
+
+    Made by :func:`pgnas.supernet`.
 
     Its forward pass depends on the mode:
 
     * ``train()``: each example sees its own relaxed sample of the gates (Eq. 16);
-    * ``eval()``: the posterior mean network, each gated channel scaled by its keep probability;
+    * ``eval()``: the posterior mean network, each gated channel and operation scaled by its keep probability;
     * inside :meth:`fixed`: one architecture, gates exactly 0 or 1, in either mode.
 
     Attributes:
         gates: The gates and their logits.
         temperature: tau of the relaxation.
         device_costs: What the operations cost in time on a device, if that was measured.
+        inside: The layers without a gate of their own inside operations that have one.
     """
 
     device_costs: DeviceCosts | None = None
@@ -73,8 +81,9 @@ class Supernet(nn.Module):
         self.graph = graph
         self.space = space
         self.temperature = temperature
-        self.body = insert_gates(graph.trace.module, graph.graph, [(site.node, site.axis) for site in space.sites])
+        self.body = insert_gates(graph.trace.module, graph.graph, [(site.node, site.axis) for site in space.all_sites])
         self.gates = Gates(space.gates, granularity=granularity, initial_drop=initial_drop)
+        self.inside = _ungated_inside(self.body, space)
         self._fixed: Tensor | None = None
         self._costs: dict[tuple[CostName, torch.device], tuple[BilinearCost, float]] = {}
 
@@ -93,10 +102,10 @@ class Supernet(nn.Module):
         elif self.training:
             if noise is None:
                 noise = torch.rand(len(x), self.gates.units, device=x.device)
-            values = bayes.rsample(self.gates.logits(), noise, self.temperature)
+            values = self.gates.rsample(noise, self.temperature)
         else:
             values = torch.sigmoid(self.gates.logits())[None]
-        return site_masks(self.space.sites, self.gates.split(values))
+        return site_masks(self.space.all_sites, self.gates.split(values))
 
     @contextmanager
     def fixed(self, architecture: Architecture) -> Iterator[Supernet]:
@@ -113,16 +122,16 @@ class Supernet(nn.Module):
 
     @torch.no_grad()
     def sample(self, *, generator: torch.Generator | None = None) -> Architecture:
-        """An architecture drawn from the posterior: every unit Bernoulli(its keep probability), independently."""
-        return self.gates.architecture(bayes.sample(self.gates.logits().cpu(), generator=generator))
+        """An architecture drawn from the posterior: every unit Bernoulli(its keep probability), one option a choice."""
+        return self.gates.architecture(self.gates.sample(generator=generator))
 
     @torch.no_grad()
     def mode(self) -> Architecture:
-        """The most probable architecture: the units with keep probability of one half or more."""
-        return self.gates.architecture(self.gates.logits() >= 0)
+        """The most probable architecture: units with keep probability of one half or more, the likeliest options."""
+        return self.gates.architecture(self.gates.mode())
 
     def open(self) -> Architecture:
-        """The architecture with every unit kept: the network as it was handed in."""
+        """The architecture with every unit kept, all options of a choice included: the network as it was handed in."""
         return self.gates.architecture(torch.ones(self.gates.units, dtype=torch.bool))
 
     @torch.no_grad()
@@ -136,7 +145,7 @@ class Supernet(nn.Module):
 
     def plan_units(self, kept: Tensor, *, extend: Extend | None = None) -> Plan:
         """As :meth:`plan`, for the kept units, bool (U,); ``extend`` as of :func:`pgnas.nn.liveness.make_plan`."""
-        return make_plan(self.graph, site_masks(self.space.sites, self.gates.split(kept)), extend=extend)
+        return make_plan(self.graph, site_masks(self.space.all_sites, self.gates.split(kept)), extend=extend)
 
     def count(self, architecture: Architecture) -> Counts:
         """Parameters and multiply-adds of the extracted network, without building it."""
@@ -182,7 +191,8 @@ class Supernet(nn.Module):
         """As :meth:`expected_cost`, of a posterior with other keep logits (U,)."""
         key = (kind, logits.device)
         if key not in self._costs:
-            cost = expected_cost(self.graph, self.space.sites, self.gates.sizes, self.prices(kind))
+            sites, choice = self.space.all_sites, self.gates.choice_of_unit()
+            cost = expected_cost(self.graph, sites, self.gates.sizes, self.prices(kind), choice=choice)
             self._costs[key] = (cost.to(logits.device), cost.full)
         cost, full = self._costs[key]
         return cost.expected(logits) / full
@@ -205,7 +215,10 @@ class Supernet(nn.Module):
         return found
 
     def weight_sq(self) -> Tensor:
-        """Squared norm of the weights read through each unit, shape (U,), with gradient; the paper's prior needs it."""
+        """Squared norm of the weights read through each unit, shape (U,), with gradient; the paper's prior needs it.
+
+        For an operation, of its layers that have no gate of their own.
+        """
         logits = self.gates.logits()
         total = logits.new_zeros(logits.shape)
         first = self.gates.first_units()
@@ -215,14 +228,38 @@ class Supernet(nn.Module):
             by_group = getattr(layer, "groups", 1) > 1
             unit = torch.arange(len(norms)) if by_group else site.unit_of_channel
             total = total.index_add(0, (first[site.gate] + unit).to(total.device), norms.to(total))
-        return total
+        return add_inside(total, self.body, self.inside, first)
 
     @property
     def report(self) -> SupernetReport:
         """What is searched, what is not, and why."""
         sizes = {site.layer: self.gates.sizes[site.gate] for site in self.space.sites}
-        return SupernetReport(sizes, self.space.ungated, dict(self.graph.barriers), self.graph.trace.notes)
+        choices = {spec.name: spec.options for spec in self.gates.specs if spec.options}
+        return SupernetReport(sizes, choices, self.space.ungated, dict(self.graph.barriers), self.graph.trace.notes)
 
     def weight_parameters(self) -> list[nn.Parameter]:
         """The network's own parameters, without the logits."""
         return list(self.body.parameters())
+
+
+def add_inside(total: Tensor, body: nn.Module, inside: Inside, first: Mapping[str, int]) -> Tensor:
+    """Add to each operation's unit of ``total``, (U,), the squared norm of the weights inside it that no gate reads."""
+    there = dict(body.named_modules())
+    for gate, option, name in inside:
+        if name in there:
+            unit = torch.tensor([first[gate] + option], device=total.device)
+            total = total.index_add(0, unit, input_weight_sq(there[name]).sum().to(total)[None])
+    return total
+
+
+def _ungated_inside(body: nn.Module, space: SearchSpace) -> Inside:
+    """(gate, option, layer) for every layer without a gate of its own inside an operation that has one."""
+    gated = {site.layer for site in space.sites}
+    layers = [name for name, m in body.named_modules() if isinstance(m, Counted) and name not in gated]
+    found = {
+        (site.gate, site.option, name): None
+        for site in space.operations
+        for name in layers
+        if site.option is not None and f"{name}.".startswith(f"{site.layer}.")
+    }
+    return list(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pgnas.architecture import Architecture
+from pgnas.errors import ModelError
 from pgnas.nn import Counts, Supernet, extract_small
 from pgnas.nn.cost import CostName, count_plan
 from pgnas.nn.shaping import Shaper
@@ -112,6 +114,9 @@ def draw(
 class Fitter:
     """Brings architectures under the caps by closing as few units as needed, the least probable first.
 
+    Before units are closed operations are exchanged: those first whose cheaper alternatives cost the least log
+    probability for what they save.
+
     Args:
         supernet: The supernet; its keep probabilities say which units go first.
         caps: The caps.
@@ -127,9 +132,10 @@ class Fitter:
 
         Its units are closed in the order of their keep probabilities; what the shaper opens again is counted.
         """
-        kept = self._supernet.gates.mask(architecture).cpu()
-        logits = self._supernet.gates.logits().detach().cpu()
-        order = torch.where(kept, logits, torch.inf).argsort(stable=True)[: int(kept.sum())]
+        kept, exchanged = self._exchange(self._supernet.gates.mask(architecture).cpu())
+        logits = self._supernet.gates.logits().detach().cpu()[: self._supernet.gates.free]
+        is_open = kept[: len(logits)]
+        order = torch.where(is_open, logits, torch.inf).argsort(stable=True)[: int(is_open.sum())]
 
         def closing(count: int) -> Tensor:
             remaining = kept.clone()
@@ -139,7 +145,42 @@ class Fitter:
         closed = self._closings(lambda count: self._fits(closing(count)), len(order)) if self._caps else 0
         shaped = closing(closed)
         counts, latency = self._costs(shaped)
-        return Candidate(self._supernet.gates.architecture(shaped), counts, is_mode, closed, latency=latency)
+        architecture = self._supernet.gates.architecture(shaped)
+        return Candidate(architecture, counts, is_mode, closed + exchanged, latency=latency)
+
+    def _exchange(self, kept: Tensor) -> tuple[Tensor, int]:
+        """Exchange options for cheaper ones until the caps are met or there are none; how many exchanges it took.
+
+        Raises:
+            ModelError: There is nothing else to close, and the cheapest operations are over a cap.
+        """
+        gates = self._supernet.gates
+        choices, choice = gates.choices(), gates.choice_of_unit()
+        if not self._caps or choices is None or choice is None:
+            return kept, 0
+        scores, choice = choices.log_probs().detach().cpu(), choice.cpu()
+        exchanged = 0
+        while (excess := self._excess(kept)) > 0:
+            best: tuple[float, Tensor] | None = None
+            for unit in (~kept[gates.free :]).nonzero()[:, 0].tolist():
+                other = kept & (choice != choice[gates.free + unit])
+                old = (kept & ~other).nonzero()[0, 0] - gates.free
+                other[gates.free + unit] = True
+                saved = excess - self._excess(other)
+                price = float(scores[old] - scores[unit]) / saved if saved > 0 else math.inf
+                if saved > 0 and (best is None or price < best[0]):
+                    best = price, other
+            if best is None and not kept[: gates.free].any():
+                raise ModelError("the caps", "must allow the cheapest operations", remedy="raise them")
+            if best is None:
+                break
+            kept, exchanged = best[1], exchanged + 1
+        return kept, exchanged
+
+    def _excess(self, kept: Tensor) -> float:
+        """By how much an architecture's costs, as shares of the caps, exceed them in all; 0 if they do not."""
+        costs = self._shares(self._shaper.shape(kept))
+        return sum(max(0.0, share - 1.0) for share in costs)
 
     def _closings(self, fits: Callable[[int], bool], units: int) -> int:
         """The fewest closings that fit, searched from where the fit before ended (nothing kept costs nothing)."""
@@ -163,11 +204,15 @@ class Fitter:
         return high
 
     def _fits(self, kept: Tensor) -> bool:
+        return all(share <= 1.0 for share in self._shares(kept))
+
+    def _shares(self, kept: Tensor) -> list[float]:
+        """Each capped cost as a share of its cap."""
         counts, latency = self._costs(kept)
         costs: dict[CostName, float] = {"params": counts.params, "macs": counts.macs}
         if latency is not None:
             costs["latency"] = latency
-        return all(costs[kind] <= cap for kind, cap in self._caps.items())
+        return [costs[kind] / cap for kind, cap in self._caps.items()]
 
     def _costs(self, kept: Tensor) -> tuple[Counts, float | None]:
         """Counts of the units' extracted network, and its predicted latency if that is capped."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pgnas.bayes import CapController, KLContext, Prior, elbo, ramp
+from pgnas.bayes import CapController, Prior, elbo, ramp
 from pgnas.nn import ShedSupernet, Supernet
 from pgnas.nn.cost import CostName
 from pgnas.stages.engine import CompiledForward, Engine, parameter_groups
@@ -39,6 +39,7 @@ class PosteriorSettings:
         hold: Share of the steps to the decision in which the caps do not press yet.
         reach: Share of the steps to the decision at which the caps are in full force.
         logit_lr: Learning rate of the logits; ``None``: they stay as they are.
+        weights_only: Steps at the start in which the weights learn and the logits do not.
         weight_decay: L2 decay of the weights.
         momentum: Nesterov momentum of the weights.
     """
@@ -50,12 +51,14 @@ class PosteriorSettings:
     hold: float = 0.1
     reach: float = 0.7
     logit_lr: float | None = 0.05
+    weights_only: int = 0
     weight_decay: float = 5e-4
     momentum: float = 0.9
 
     def target(self, cap: float, step: float) -> float:
         """The cap in force at a place in the schedule: lowered from 1, geometrically."""
-        share = step / max(1, self.decision_step)
+        steps = max(1, self.decision_step - self.weights_only)
+        share = max(0.0, step - self.weights_only) / steps
         return ramp((share - self.hold) / (self.reach - self.hold), 1.0, cap)
 
 
@@ -129,11 +132,10 @@ class PosteriorPhase(Phase):
         with self.engine.autocast():
             nll = self._loss(self._forward(*inputs, noise=noise), targets)
         prior = self.settings.prior
-        context = KLContext(
-            logits=self.supernet.gates.logits(),
-            data_size=self.settings.data_size,
+        # The caps' terms below are lambda * N * E_q[cost]: the Gibbs prior with the multiplier that meets the cap.
+        context = self.supernet.gates.kl_context(
+            self.settings.data_size,
             weight_sq=self.supernet.weight_sq() if prior.needs_weights else None,
-            # The caps' terms below are lambda * N * E_q[cost]: the Gibbs prior with the multiplier that meets the cap.
             expected_cost=torch.zeros((), device=self.engine.device) if prior.needs_cost else None,
         )
         total = elbo(nll, prior.kl(context), self.settings.data_size).loss
@@ -142,8 +144,17 @@ class PosteriorPhase(Phase):
             total = total + self.controllers[kind].penalty(cost)
         return total
 
+    def update(self, loss: Tensor, step: int) -> Tensor:
+        """As of every phase; at the start without the logits, which then have no gradient and stay."""
+        if step < self.settings.weights_only:
+            for parameter in self.supernet.gates.parameters():
+                parameter.grad = None
+        return super().update(loss, step)
+
     def finish_step(self, step: int) -> None:
-        """Clamp the logits and take a dual step."""
+        """Clamp the logits and take a dual step, once they learn."""
+        if step < self.settings.weights_only:
+            return
         if self.logits:
             self.supernet.gates.clamp_(LOGIT_BOUND)
         for kind, cap in self.settings.caps.items():

@@ -29,6 +29,9 @@ CALIBRATION_BATCHES = 8
 """Training batches on which BatchNorm is re-estimated."""
 FORWARD_SHARE = 1 / 3
 """A forward pass costs a third of a training step (forward, and backward by data and by weights)."""
+FIRST_SHARE = 0.25
+"""Share of the supernet's epochs in which only weights learn, where operations are chosen: without it the logits follow
+the operations that are easiest to train at first, those without weights."""
 AUGMENTATION_FACTOR = 10.0
 """N of the ELBO is this many times the training examples when they are augmented, as in the paper."""
 
@@ -90,6 +93,12 @@ class Recipe:
         share = self.config.decision_share()
         return self.epochs if share is None else min(self.epochs, max(1, round(share * self.epochs)))
 
+    def weights_first(self, supernet: Supernet) -> float:
+        """Epochs of the weights alone, at the start; some by default where operations are chosen, to let them learn."""
+        if self.config.weights_first is not None:
+            return min(self.config.weights_first, self.decision_epoch)
+        return FIRST_SHARE * self.decision_epoch if supernet.space.operations else 0.0
+
     @property
     def schedule(self) -> Schedule:
         """The learning rate over the whole run."""
@@ -132,6 +141,7 @@ class Recipe:
             shares,
             end,
             logit_lr=self.config.logit_lr if self.config.fixed_drop is None else None,
+            weights_only=round(self.weights_first(supernet) * self.steps_an_epoch),
             weight_decay=self.weight_decay,
         )
         return PosteriorPhase(

@@ -68,9 +68,15 @@ def describe_supernet(supernet: Supernet) -> dict[str, Any]:
     """What is searched and what is not, as JSON."""
     report = supernet.report
     keep = supernet.keep_probabilities()
+    options = {
+        name: {option: round(float(p), 4) for option, p in zip(names, keep[name], strict=True)}
+        for name, names in report.choices.items()
+    }
+    choices = {"choices": options} if options else {}
     return {
         "gates": {name: {"units": len(p), "keep": round(float(p.mean()), 4)} for name, p in keep.items()},
         "gated": report.gated,
+        **choices,
         "ungated": [[u.layer, u.reason] for u in report.ungated],
         "barriers": [[name, reason] for name, reason in report.barriers.items()],
         "notes": list(report.notes),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pgnas.nn.choice import OneOf
 from pgnas.supernets.nats_cells import EDGES, NODES, Edge
 
 STAGES = 3
@@ -80,12 +81,12 @@ def edge_name(edge: Edge) -> str:
 
 
 class Cell(nn.Module):
-    """Four nodes; a node is the sum, over its edges, of the sums of the edges' operations.
+    """Four nodes; a node is the sum over its edges, and an edge one operation or a choice of several.
 
     Args:
         inputs: Channels of node 0.
         outputs: Channels of the other nodes.
-        operations: Names of the operations on each edge, at least one: one in a network, several in a supernet.
+        operations: Names of the operations on each edge: one in a network, several to choose from in a supernet.
     """
 
     def __init__(self, inputs: int, outputs: int, operations: Mapping[Edge, Sequence[str]]) -> None:
@@ -93,17 +94,20 @@ class Cell(nn.Module):
         self.edges = nn.ModuleDict()
         for source, target in EDGES:
             width = inputs if source == 0 else outputs
-            made = {name: MAKERS[name](width, outputs) for name in operations[source, target]}
-            self.edges[edge_name((source, target))] = nn.ModuleDict(made)
+            named = operations[source, target]
+            made = {name: MAKERS[name](width, outputs) for name in named if name != "none" or len(named) == 1}
+            options = {name: made.get(name) for name in named}
+            self.edges[edge_name((source, target))] = OneOf(options) if len(named) > 1 else nn.ModuleDict(made)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, H, W)."""
         nodes = [x]
         for target in range(1, NODES):
+            edges = [(source, self.edges[edge_name((source, target))]) for source in range(target)]
             results = [
                 operation(nodes[source])
-                for source in range(target)
-                for operation in self.edges[edge_name((source, target))].children()
+                for source, edge in edges
+                for operation in ([edge] if isinstance(edge, OneOf) else edge.children())
             ]
             nodes.append(sum(results[1:], start=results[0]))
         return nodes[-1]

@@ -1,8 +1,8 @@
 """NATS-Bench's topology space (NAS-Bench-201): one cell, used everywhere, with an operation to choose for each edge.
 
-``nats-topology`` without a cell is the supernet: every edge sums all its operations. The operation ``none`` is an
-empty sum: it has no module there. :func:`operation_modules` says which modules an edge's choice opens in all cells at
-once; with ``cell=STRING`` the network of that cell alone is built, and :func:`network_of` gives it the supernet's
+``nats-topology`` without a cell is the supernet: every edge is a choice of one operation, the same in all cells. The
+operation ``none`` has no module there. :func:`operation_modules` says which modules an edge's choice opens in all cells
+at once; with ``cell=STRING`` the network of that cell alone is built, and :func:`network_of` gives it the supernet's
 weights.
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from pgnas.errors import ModelError
+from pgnas.nn.choice import OneOf
 from pgnas.supernets.nats_cells import EDGES, OPERATIONS, CellChoice, Edge, format_cell, parse_cell
 from pgnas.supernets.nats_parts import STAGES, Cell, NatsNetwork, edge_name, places
 from pgnas.supernets.parts import require_range
@@ -22,8 +23,18 @@ SUMMED = tuple(operation for operation in OPERATIONS if operation != "none")
 """The operations that the supernet's edges sum."""
 
 
+def choices_of(network: nn.Module) -> tuple[tuple[str, ...], ...]:
+    """For each edge the choices on it, one a cell, which share a gate; nothing in a network of one cell."""
+    places = [place for place, module in enumerate(_cells(network)) if isinstance(module, Cell)]
+    found = [tuple(f"cells.{place}.edges.{edge_name(edge)}" for place in places) for edge in EDGES]
+    return tuple(names for names in found if isinstance(network.get_submodule(names[0]), OneOf))
+
+
 @register(
-    "nats-topology", "NATS-Bench's topology space: cells of four nodes, five operations an edge", width="channels"
+    "nats-topology",
+    "NATS-Bench's topology space: cells of four nodes, five operations an edge",
+    width="channels",
+    ties=choices_of,
 )
 def nats_topology(
     *, in_channels: int = 3, num_classes: int = 10, channels: int = 16, cells: int = 5, cell: str = ""
@@ -39,7 +50,7 @@ def nats_topology(
     """
     require_range("nats-topology", channels=channels)
     require_range("nats-topology", most=64, cells=cells)
-    operations: Mapping[Edge, Sequence[str]] = dict.fromkeys(EDGES, SUMMED)
+    operations: Mapping[Edge, Sequence[str]] = dict.fromkeys(EDGES, OPERATIONS)
     if cell:
         operations = {edge: (operation,) for edge, operation in parse_cell(cell).items()}
     return NatsNetwork(
@@ -58,9 +69,7 @@ def operation_modules(network: nn.Module) -> dict[Edge, dict[str, tuple[str, ...
     Raises:
         ModelError: ``network`` is not of this family.
     """
-    if not isinstance(network, NatsNetwork):
-        raise _no_supernet(type(network).__name__)
-    at = [place for place, module in enumerate(network.cells) if isinstance(module, Cell)]
+    at = [place for place, module in enumerate(_cells(network)) if isinstance(module, Cell)]
 
     def modules(edge: Edge, operation: str) -> tuple[str, ...]:
         return tuple(f"cells.{place}.edges.{edge_name(edge)}.{operation}" for place in at)
@@ -98,6 +107,12 @@ def network_of(supernet: nn.Module, cell: CellChoice) -> nn.Module:
     found.load_state_dict({name: weights[name].clone() for name in found.state_dict()})
     first = next(supernet.parameters())
     return found.to(device=first.device, dtype=first.dtype).train(supernet.training)
+
+
+def _cells(network: nn.Module) -> nn.ModuleList:
+    if not isinstance(network, NatsNetwork):
+        raise _no_supernet(type(network).__name__)
+    return network.cells
 
 
 def _no_supernet(value: str) -> ModelError:

@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from pgnas.nn.channels.graph import ChannelGraph
-from pgnas.nn.channels.ops import ChannelOp, Value, first_input, rule, spread
+from pgnas.nn.channels.ops import ChannelOp, Follow, Value, first_input, rule, spread
+from pgnas.nn.choice import OutputGate
 from pgnas.nn.macs import Conv, ConvTranspose
 
 if TYPE_CHECKING:
@@ -60,6 +61,15 @@ class Dense(ChannelOp):
         return by_group(rows, self.groups, channels)
 
 
+@dataclass(frozen=True)
+class OperationOutput(Follow):
+    """The output of an operation that may be dropped: it is handed on, and nothing of the mark is left."""
+
+    def build(self, builder: Builder, kept: Tensor, reads: list[Tensor]) -> fx.Node:
+        """The operation's output itself; a supernet that sheds goes on gating it."""
+        return builder.operation_output(self, reads)
+
+
 def by_group(rows: Tensor, groups: int, channels: int) -> Tensor:
     """The column-wise maximum of each group of rows, repeated for each of its share of ``channels``."""
     return rows.reshape(groups, -1, rows.shape[1]).amax(1).repeat_interleave(channels // groups, 0)
@@ -98,6 +108,13 @@ def linear(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
 def _dense(node: fx.Node, source: fx.Node, graph: ChannelGraph, *, axis: int, outputs: int, groups: int = 1) -> Dense:
     made = Value(axis, outputs)
     return Dense(node.name, (source.name,), (graph.value(source),), made, module=str(node.target), groups=groups)
+
+
+@rule(OutputGate)
+def operation_output(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
+    """The mark at an operation's output."""
+    found = graph.follow(node)
+    return OperationOutput(found.name, found.inputs, found.values, found.value) if isinstance(found, Follow) else found
 
 
 @rule(nn.PReLU)

@@ -1,0 +1,232 @@
+"""Operations to choose from: gates at their outputs, samples, extraction, cost, ties."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pgnas
+from pgnas.architecture import Architecture
+from pgnas.bayes import PaperPrior
+from pgnas.errors import ModelError
+from pgnas.nn import extract, supernet
+from pgnas.nn.shedding import ShedSupernet
+from pgnas.nn.supernet import Supernet
+
+from .networks import generator, images, randomise
+from .test_extract import require_theorem
+
+
+def edge(channels: int) -> nn.Module:
+    return pgnas.OneOf(
+        {
+            "none": None,
+            "skip": nn.Identity(),
+            "conv": nn.Sequential(
+                nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+            ),
+            "point": nn.Conv2d(channels, channels, 1),
+            "pool": nn.AvgPool2d(3, 1, 1),
+        }
+    )
+
+
+class Cell(nn.Module):
+    """Two nodes; as many channels as options, where a unit is easily taken for a channel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.a, self.b, self.c = edge(channels), edge(channels), edge(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.a(x)
+        return self.b(x) + self.c(first)
+
+
+class Cells(nn.Module):
+    """Cells between a stem and a classifier, and branches that may be dropped, one of which halves the image."""
+
+    def __init__(self, channels: int = 5) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, channels, 3, padding=1)
+        self.cells = nn.Sequential(Cell(channels), Cell(channels))
+        self.side = pgnas.AnyOf({"wide": nn.Conv2d(channels, channels, 5, padding=2), "max": nn.MaxPool2d(3, 1, 1)})
+        self.fc = nn.Linear(channels, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.cells(self.stem(x))
+        return self.fc((x + self.side(x)).relu().mean((2, 3)))
+
+
+TIES = [[f"cells.{cell}.{name}" for cell in (0, 1)] for name in "abc"]
+
+
+def cells(granularity: str = "operation", **options: object) -> Supernet:
+    return supernet(randomise(Cells()).double(), images(), granularity, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("granularity", ["operation", "channel", "group", "product"])
+@pytest.mark.parametrize("tie", [[], TIES], ids=["free", "tied"])
+def test_the_chosen_operations_are_what_is_extracted(granularity: str, tie: list[list[str]]) -> None:
+    gated, rng = cells(granularity, tie=tie, initial_drop=0.3), generator(0)
+    for _ in range(12):
+        architecture = gated.sample(generator=rng)
+        require_theorem(gated, (images(),), architecture, 1e-10)
+        chosen = [
+            architecture.kept[name] for name in gated.gates.sizes if name.startswith("cells.") and name[-1] in "abc"
+        ]
+        assert all(len(units) == 1 for units in chosen)
+    require_theorem(gated, (images(),), gated.open(), 1e-10)
+    require_theorem(gated, (images(),), gated.mode(), 1e-10)
+
+
+def test_nothing_of_a_choice_is_left() -> None:
+    gated = cells()
+    kept = dict.fromkeys(gated.gates.sizes, (1,))  # a skip everywhere, and of the side branches the pooling
+    small = extract(gated, Architecture(gated.gates.sizes, kept))
+    assert not [m for m in small.modules() if type(m).__module__.startswith("pgnas")]
+    assert {type(m).__name__ for m in small.modules() if not list(m.children())} <= {
+        "Conv2d", "Identity", "MaxPool2d", "Linear", "ReLU", "Module",
+    }  # fmt: skip
+    assert [tuple(m.kernel_size) for m in small.modules() if isinstance(m, nn.Conv2d)] == [(3, 3)]  # the stem
+    nothing = Architecture(gated.gates.sizes, {**dict.fromkeys(gated.gates.sizes, (0,)), "side": ()})
+    assert gated.count(nothing).macs == 0
+    require_theorem(gated, (images(),), nothing, 1e-10)
+
+
+def test_samples_mode_and_log_prob_are_those_of_the_posterior() -> None:
+    gated = cells(tie=TIES)
+    assert gated.report.choices["cells.0.a"] == ("none", "skip", "conv", "point", "pool")
+    assert gated.report.choices["side"] == ("wide", "max")
+    assert gated.report.gated == {}
+    assert gated.gates.logits().shape == (2 + 3 * 5,)
+    with torch.no_grad():
+        assert gated.gates.choice_logits is not None
+        gated.gates.choice_logits.copy_(torch.randn(15, generator=generator(1)))
+    keep = gated.keep_probabilities()
+    assert torch.allclose(keep["cells.0.b"].sum(), torch.ones(()))
+    mode = gated.mode()
+    assert mode.kept["cells.0.b"] == (int(keep["cells.0.b"].argmax()),)
+    chosen = [float(keep[f"cells.0.{name}"][mode.kept[f"cells.0.{name}"][0]]) for name in "abc"]
+    side = [float(keep["side"][u]) for u in range(2)]  # both are kept at the start
+    log_prob = gated.gates.log_prob(gated.gates.mask(mode))
+    assert log_prob == pytest.approx(math.log(math.prod([*chosen, *side])), rel=1e-5)
+    assert gated.gates.log_prob(gated.gates.mask(gated.open())) == -math.inf
+    drawn = [gated.sample(generator=generator(seed)) for seed in range(300)]
+    share = sum(a.kept["cells.0.c"] == mode.kept["cells.0.c"] for a in drawn) / 300
+    assert share == pytest.approx(chosen[2], abs=0.12)
+    assert len({a.digest for a in drawn}) > 10
+    assert Architecture.from_json(mode.to_json()) == mode
+
+
+def test_a_cold_training_pass_is_that_of_the_hard_architecture() -> None:
+    gated = cells()
+    gated.temperature = 1e-7
+    noise = torch.rand(len(images()), gated.gates.units, dtype=torch.float64, generator=generator(2))
+    noise[1:] = noise[0]
+    relaxed = gated.gates.rsample(noise[:1], 1e-7)
+    architecture = gated.gates.architecture(relaxed[0] > 0.5)
+    output = gated.train()(images(), noise=noise)
+    with gated.fixed(architecture):
+        assert torch.allclose(output, gated(images()), atol=1e-6)
+    gated.temperature = 1.0
+    gated(images(), noise=noise).square().sum().backward()
+    assert gated.gates.choice_logits is not None
+    assert gated.gates.choice_logits.grad is not None
+    assert (gated.gates.choice_logits.grad.reshape(6, 5).abs().sum(1) > 0).all()
+
+
+@pytest.mark.parametrize("kind", ["macs", "params"])
+def test_expected_cost_is_the_mean_over_architectures_of_one_choice(kind: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), edge(5), nn.Flatten(), nn.Linear(5 * 64, 2)).double()
+    gated = supernet(model, images(), "operation")
+    with torch.no_grad():
+        assert gated.gates.choice_logits is not None
+        gated.gates.choice_logits.copy_(torch.randn(5, generator=generator(3)))
+    full, keep = gated.count(gated.open()), gated.keep_probabilities()["1"].tolist()
+    shares = []
+    for unit in (1, 2, 3, 4):  # nothing at all on the only edge leaves no network, which the surrogate cannot see
+        counts = gated.count(Architecture({"1": 5}, {"1": (unit,)}))
+        shares.append(getattr(counts, kind) / getattr(full, kind))
+    fixed = shares[0]  # a skip costs what is outside the choice
+    expected = fixed + sum(p * (share - fixed) for p, share in zip(keep[1:], shares, strict=True))
+    assert float(gated.expected_cost(kind).detach()) == pytest.approx(expected, rel=1e-4)  # type: ignore[arg-type]
+
+
+def test_the_papers_prior_weighs_the_operations_weights() -> None:
+    gated = cells(tie=TIES)
+    weight_sq = gated.gates.split(gated.weight_sq())
+    convs = [gated.body.get_submodule(f"cells.{cell}.a.conv.1").weight.square().sum() for cell in (0, 1)]
+    assert torch.allclose(weight_sq["cells.0.a"][2], sum(convs).detach().float(), rtol=1e-4)  # type: ignore[union-attr]
+    assert weight_sq["cells.0.a"][[0, 1, 4]].detach().tolist() == [0, 0, 0]  # what has no weights pays nothing
+    context = gated.gates.kl_context(10.0, weight_sq=gated.weight_sq(), expected_cost=None)
+    PaperPrior(1.0).kl(context).backward()
+    assert gated.gates.choice_logits is not None
+    grad = gated.gates.choice_logits.grad
+    assert grad is not None
+    assert (grad.reshape(3, 5)[:, 2] > 0).all()  # the heaviest is pressed
+    by_channel = cells("channel")
+    assert by_channel.gates.split(by_channel.weight_sq())["cells.0.a"].tolist() == [0] * 5  # its layers pay by channel
+
+
+def test_a_supernet_that_sheds_goes_on_choosing() -> None:
+    gated = cells("channel")
+    closed = torch.zeros(gated.gates.units, dtype=torch.bool)
+    closed[: gated.gates.sizes["fc"] // 2] = True
+    closed[-5:] = True  # a choice's options: they stay
+    gated.gates.close_(closed)
+    assert not gated.gates.closed[-5:].any()
+    noise = torch.rand(len(images()), gated.gates.units, dtype=torch.float64, generator=generator(4))
+    shed = ShedSupernet(gated)
+    assert torch.allclose(shed(images(), noise=noise), gated(images(), noise=noise), atol=1e-9)
+    assert torch.allclose(shed.eval()(images()), gated.eval()(images()), atol=1e-9)
+    assert torch.allclose(shed.weight_sq()[gated.gates.free :], gated.weight_sq()[gated.gates.free :])
+
+
+def test_a_choice_is_an_ordinary_module() -> None:
+    choice = edge(5).double()
+    x = torch.randn(2, 5, 4, 4, dtype=torch.float64)
+    by_hand = sum(choice.get_submodule(name)(x) for name in ("skip", "conv", "point", "pool"))
+    assert torch.allclose(choice(x), by_hand)
+    assert set(choice.state_dict()) == {
+        *(f"conv.2.{name}" for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")),
+        *("conv.1.weight", "point.weight", "point.bias"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "operations"),
+    [
+        (pgnas.OneOf, {"a": nn.Identity()}),
+        (pgnas.OneOf, [None, None]),
+        (pgnas.AnyOf, []),
+        (pgnas.AnyOf, {"a": None, "b": nn.Identity()}),
+        (pgnas.OneOf, {"a": nn.Identity(), "b": "conv"}),
+        (pgnas.OneOf, {"a.b": nn.Identity(), "c": None}),
+        (pgnas.OneOf, {"output_gates": nn.Identity(), "c": None}),
+        (pgnas.OneOf, {"forward": nn.Identity(), "c": None}),
+    ],
+)
+def test_operations_that_cannot_be_chosen_from_are_refused(kind: type[nn.Module], operations: object) -> None:
+    with pytest.raises(ModelError, match=kind.__name__):
+        kind(operations)
+
+
+def test_ties_and_exclusions_name_choices() -> None:
+    with pytest.raises(ModelError, match="same options"):
+        cells(tie=[["cells.0.a", "side"]])
+    with pytest.raises(ModelError, match="must name gated"):
+        cells(tie=[["cells.0.a", "stem"]])
+    excluded = cells(exclude=["cells.1.*", "side"])
+    assert list(excluded.gates.sizes) == ["cells.0.a", "cells.0.b", "cells.0.c"]
+    require_theorem(excluded, (images(),), excluded.mode(), 1e-10)
+    with pytest.raises(ModelError, match="can be gated"):
+        supernet(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)).double(), images(), "operation")
+
+
+def test_inspect_counts_architectures_of_choices() -> None:
+    found = pgnas.inspect(Cells().double(), images())
+    assert found.log10_architectures == pytest.approx(6 * math.log10(5) + (found.units - 30) * math.log10(2))
