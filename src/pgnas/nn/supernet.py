@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pgnas import bayes
 from pgnas.architecture import Architecture
 from pgnas.bayes import BilinearCost
 from pgnas.errors import ModelError
