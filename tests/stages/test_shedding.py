@@ -96,7 +96,7 @@ def test_training_goes_on_as_if_nothing_had_left(engine):
     assert 0 < closings[0].sum() < closings[-1].sum() < shed.whole.gates.units
     open_ = ~shed.whole.gates.closed
     torch.testing.assert_close(shed.whole.gates.unit_logits[open_], whole.whole.gates.unit_logits[open_])
-    moments = [phase.logits.state[phase.whole.gates.unit_logits]["exp_avg_sq"] for phase in (shed, whole)]
+    moments = [phase.logits["logits"].state[phase.whole.gates.unit_logits]["exp_avg_sq"] for phase in (shed, whole)]
     torch.testing.assert_close(moments[0][open_], moments[1][open_])
     left, momentum = shed.supernet, shed.momentum()
     ones = left.put(left.take({n: torch.ones_like(p) for n, p in whole.whole.body.named_parameters()}))
@@ -116,14 +116,14 @@ def test_a_search_resumed_through_a_shedding_is_the_same(engine):
     store = train(straight, range(EPOCHS), Kept())
     assert straight.shedder.moments == EAGER.moments
     assert store.states[0]["phase"]["shedder"]["closed"].any()
-    expected = digest([straight.logits.state_dict(), straight.momentum()])
+    expected = digest([straight.logits["logits"].state_dict(), straight.momentum()])
     straight.settle()
     for kept in (1, 2, EPOCHS - 1):
         resumed, again = make_phase(engine), Kept()
         again.states = store.states[:kept]
         train(resumed, range(EPOCHS), again)
         assert resumed.spending == straight.spending
-        assert digest([resumed.logits.state_dict(), resumed.momentum()]) == expected
+        assert digest([resumed.logits["logits"].state_dict(), resumed.momentum()]) == expected
         resumed.settle()
         assert digest(resumed.whole.state_dict()) == digest(straight.whole.state_dict())
 
@@ -134,7 +134,7 @@ def test_gates_leave_when_they_have_been_low_for_long_enough_and_it_pays():
         supernet.gates.unit_logits.fill_(3.0)
         supernet.gates.unit_logits[:6] = -4.0
     units = supernet.gates.units
-    patient = Shedder.of(supernet, SheddingRule(), examples=10.0)
+    patient = Shedder.of(supernet, SheddingRule(epochs=2), examples=10.0)
     assert patient.after_epoch(5) is None
     closed = patient.after_epoch(4)
     assert closed.tolist() == [True] * 6 + [False] * (units - 6)

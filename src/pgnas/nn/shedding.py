@@ -13,6 +13,7 @@ from pgnas.nn.cost import CostName, Counts, count_plan
 from pgnas.nn.gated_layer import input_weight_sq, insert_gates
 from pgnas.nn.liveness import Plan, make_plan, site_masks
 from pgnas.nn.rebuild import Builder
+from pgnas.nn.shaping import Shaper, by_share
 from pgnas.nn.supernet import Supernet, add_inside
 
 
@@ -22,9 +23,11 @@ def plan_without(full: Supernet, closed: Tensor) -> Plan:
     Operations to choose from stay; their layers may get narrower.
 
     Nothing is folded into constants: what BatchNorm makes of a constant differs between training and evaluation, and
-    its own parameters go on learning. So a layer whose inputs are all closed keeps one of them, closed.
+    its own parameters go on learning. So a layer whose inputs are all closed keeps one, closed. And a layer that
+    reads most of a shared value reads all that is left of it, as its gates are there anyway: picking costs more.
     """
-    masks = site_masks(full.space.sites, full.gates.split(~closed.cpu()))
+    kept = Shaper(full, reads_all=by_share).shape(~closed.cpu())
+    masks = site_masks(full.space.sites, full.gates.split(kept))
     return make_plan(full.graph, masks, fold=False)
 
 

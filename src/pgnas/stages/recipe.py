@@ -32,6 +32,11 @@ FORWARD_SHARE = 1 / 3
 FIRST_SHARE = 0.25
 """Share of the supernet's epochs in which only weights learn, where operations are chosen: without it the logits follow
 the operations that are easiest to train at first, those without weights."""
+RECOMPILING_SHARE = 0.3
+"""Multiply-adds that repay another warm-up of ``torch.compile`` if saved, as a share of those that repay the first.
+
+The first is repaid by part of each step's time, these by all of it.
+"""
 AUGMENTATION_FACTOR = 10.0
 """N of the ELBO is this many times the training examples when they are augmented, as in the paper."""
 
@@ -156,8 +161,9 @@ class Recipe:
         )
 
     def _shedder(self, supernet: Supernet, compiled: bool) -> Shedder:
-        worth = compile_worth(self.engine.device) if compiled else 0.0  # torch.compile begins again
-        return Shedder.of(supernet, SheddingRule(worth=worth), examples=self.examples_an_epoch)
+        worth = RECOMPILING_SHARE * compile_worth(self.engine.device)
+        rule = SheddingRule.compiled(worth) if compiled else SheddingRule()
+        return Shedder.of(supernet, rule, examples=self.examples_an_epoch)
 
     def remaining(self, decided: int, spent: float, found: Counts) -> tuple[range, Pace | None]:
         """The epochs of the found network, and where they lie in the schedule.

@@ -47,8 +47,6 @@ def affordable(epochs: float, cost: float) -> int:
 class SheddingRule:
     """When gates leave.
 
-    A shedding moves tensors and optimisers and makes ``torch.compile`` begin again, so there are few.
-
     Attributes:
         keep: A gate has decided to close while its keep probability is below this.
         epochs: For so many epochs in a row.
@@ -58,10 +56,15 @@ class SheddingRule:
     """
 
     keep: float = 0.05
-    epochs: int = 2
-    saving: float = 0.1
-    moments: int = 3
+    epochs: int = 1
+    saving: float = 0.05
+    moments: int = 12
     worth: float = 0.0
+
+    @classmethod
+    def compiled(cls, worth: float) -> SheddingRule:
+        """For a network under ``torch.compile``, which begins again at each shedding: few, and each worth it."""
+        return cls(saving=0.25, moments=2, worth=worth)
 
 
 @dataclass
