@@ -19,7 +19,7 @@ from pgnas.testing import temporary_rules
 README = (Path(__file__).parent.parent / "README.md").read_text()
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
 
-ON_A_RUN = ("pgnas evaluate", "pgnas front", "pgnas predict")
+ON_A_RUN = ("pgnas evaluate", "pgnas front", "pgnas predict", "pgnas status", "pgnas report", "pgnas compare")
 
 
 def _downloads(command: str) -> bool:
@@ -56,7 +56,7 @@ def run_examples(tmp_path):
     assert names["result"]["found"]["test_accuracy"] > 0.5
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "front", "predict"])
+@pytest.mark.parametrize("verb", ["evaluate", "front", "predict", "report"])
 def test_the_flags_of_the_other_commands_are_the_real_ones(verb):
     rows = re.findall(rf"\| flag of `pgnas {verb}` .*\n\|[-|]+\n((?:\|.*\n)+)", README)
     documented = re.findall(r"^\| `(--[a-z-]+)`", rows[0], re.MULTILINE)

@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from pgnas import launch, progress
-from pgnas.progress import SilentReporter
+from pgnas.progress import Clock, SilentReporter, clock_time
 
 __all__ = [
     "PlainReporter",
@@ -35,9 +35,12 @@ def _percent(value: float) -> str:
 
 
 _FIELDS: dict[str, tuple[str, Callable[[float], str]]] = {  # name: (label, format); order is the order on screen
+    "epoch": ("epoch", "{:.0f}".format),
     "loss": ("loss", "{:.4f}".format),
     "accuracy": ("val. accuracy", _percent),
     "cost": ("exp. cost", _percent),
+    "target": ("its target", _percent),
+    "lambda": ("λ", "{:.4g}".format),
     "undecided": ("undecided", _percent),
     "best": ("best", _percent),
 }
@@ -48,32 +51,6 @@ def format_fields(fields: dict[str, float]) -> str:
     known = [f"{label} {form(fields[name])}" for name, (label, form) in _FIELDS.items() if name in fields]
     other = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in fields.items() if name not in _FIELDS]
     return ", ".join(known + other)
-
-
-class Clock:
-    """Time left, from the pace of this session alone: a resumed stage does not begin at zero.
-
-    Args:
-        now: A monotonic clock in seconds.
-    """
-
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
-        self._start: tuple[float, int] = (now(), 0)
-        self._seen = False
-
-    def left(self, done: int, total: int) -> str:
-        """The time left as ``"3:20"``; empty while there is no pace yet."""
-        if not self._seen:
-            self._seen = True
-            if done > 1:  # resumed: what came before was not done in this session
-                self._start = (self._now(), done)
-        began, first = self._start
-        if done <= first or done >= total:
-            return ""
-        seconds = round((self._now() - began) / (done - first) * (total - done))
-        hours, minutes = divmod(seconds // 60, 60)
-        return f"{hours}:{minutes:02}:{seconds % 60:02}" if hours else f"{minutes}:{seconds % 60:02}"
 
 
 class RichReporter:
@@ -106,7 +83,7 @@ class RichReporter:
         if self._task is None:
             self.stage("")
         if self._task is not None:
-            left = self._clock.left(done, total)
+            left = clock_time(self._clock.seconds_left(done, total))
             self._bars.update(
                 self._task,
                 completed=done,
@@ -152,7 +129,7 @@ class PlainReporter:
 
     def advance(self, done: int, total: int, **fields: float) -> None:
         """Write a line, unless the last is too recent."""
-        left = self._clock.left(done, total)
+        left = clock_time(self._clock.seconds_left(done, total))
         if done < total and self._now() < self._next:
             return
         self._next = self._now() + self._interval

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import signal
 
 import pytest
 import torch
@@ -86,6 +87,66 @@ def test_a_resumed_training_is_the_uninterrupted_one(engine, killed_after, amid_
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     assert store.rows == whole_store.rows
+
+
+class Interrupting(list):
+    """Batches; while the given one is fetched for the first time, Ctrl-C is pressed."""
+
+    def __init__(self, batches, at, presses=1, then=None):
+        super().__init__(batches)
+        self.at, self.presses, self.then = at, presses, then
+
+    def __iter__(self):
+        for batch in list(super().__iter__()):
+            if self.at == 0 and self.presses:
+                while self.presses:
+                    self.presses -= 1
+                    signal.raise_signal(signal.SIGINT)
+                if self.then is not None:
+                    raise self.then
+            self.at -= 1
+            yield batch
+
+
+@pytest.mark.parametrize(("at", "then"), [(0, None), (3, None), (5, None), (6, RuntimeError("a worker ended"))])
+def test_ctrl_c_saves_and_a_resumed_training_is_the_uninterrupted_one(engine, at, then):
+    whole_store, store = Memory(), Memory()
+    whole = train(make_network(), engine, whole_store)
+    loader = Interrupting(make_loader(), at, then=then)
+    phase = make_phase(make_network(), engine, loader, 4)
+    with pytest.raises(KeyboardInterrupt):
+        run_epochs(phase, loader, epochs=range(4), seed=3, store=store, progress=SilentReporter())
+    behind = at if then else at + 1  # the step at hand is done unless its batch never came
+    assert store.saved["train"]["epoch"] * 4 + store.saved["train"].get("batch", 0) == behind
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    resumed = train(make_network(seed=5), engine, store)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    assert store.rows == whole_store.rows
+
+
+def test_a_second_ctrl_c_does_not_wait(engine):
+    store, loader = Memory(), Interrupting(make_loader(), 2, presses=2)
+    phase = make_phase(make_network(), engine, loader, 4)
+    with pytest.raises(KeyboardInterrupt):
+        run_epochs(phase, loader, epochs=range(4), seed=3, store=store, progress=SilentReporter())
+    assert store.saved == {}
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_who_handles_ctrl_c_otherwise_keeps_doing_so(engine):
+    heard = []
+    before = signal.signal(signal.SIGINT, lambda *_: heard.append(True))
+    try:
+        train(make_network(), engine, Memory(), epochs=1)
+        loader = Interrupting(make_loader(), 1)
+        run_epochs(
+            make_phase(make_network(), engine, loader, 1), loader, epochs=range(1), seed=3, store=Memory(),
+            progress=SilentReporter(),
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert heard == [True]
 
 
 def test_training_leaves_the_callers_random_state_alone(engine):

@@ -144,6 +144,7 @@ def evaluate(
 
 
 app.command(viewing.report, sort_key=len(STAGES), help=STAGES["report"])
+app.command(viewing.status, sort_key=len(STAGES))
 
 
 @app.command(sort_key=len(STAGES))

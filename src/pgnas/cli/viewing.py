@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import webbrowser
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from pgnas.console import print_lines
+from pgnas.console import format_fields, print_lines
+from pgnas.progress import clock_time
 
-_Switch = Annotated[bool, Parameter(negative=())]
+if TYPE_CHECKING:
+    from pgnas.stages.status import Status
+
+_MEASURED = ("epoch", "loss", "accuracy", "cost", "target", "lambda", "undecided", "best")
 
 
 def report(
@@ -35,3 +40,36 @@ def report(
     print_lines([str(written)])
     if open_:
         webbrowser.open(written.resolve().as_uri())
+
+
+def status(path: Annotated[Path, Parameter(name="RUN")], /) -> None:
+    """Tell how far a run has come, from another terminal; the run is not disturbed.
+
+    Args:
+        path: The run folder.
+    """
+    from pgnas.stages.status import status as read
+
+    print_lines(_told(read(path)))
+
+
+def _told(status: Status) -> Iterator[str]:
+    """What the run is doing, a line each."""
+    yield f"{status.path}: {status.state}"
+    if status.done:
+        yield f"done: {', '.join(status.done)}"
+    if status.stage is not None:
+        parts = [f"{'now' if status.state == 'running' else 'stopped in'}: {status.stage}"]
+        if status.position is not None:
+            behind, total = status.position
+            parts.append(f"step {behind:,} of {total:,} ({behind / max(1, total):.0%})")
+        if status.seconds_left is not None and status.state == "running":
+            parts.append(f"{clock_time(status.seconds_left)} left in this stage")
+        if status.seconds_old is not None:
+            parts.append(f"told {clock_time(status.seconds_old)} ago")
+        yield ", ".join(parts)
+    measured = {name: status.measured[name] for name in _MEASURED if name in status.measured}
+    if measured:
+        yield f"last measured: {format_fields(measured)}"
+    if status.resume is not None and status.state != "running":
+        yield f"to go on: {status.resume}"

@@ -11,6 +11,7 @@ if not folder.stage_done("search"):
 from __future__ import annotations
 
 from pgnas.run_folder.folder import RunFolder
+from pgnas.run_folder.lock import is_locked
 from pgnas.run_folder.shared import SharedFolder
 
-__all__ = ["RunFolder", "SharedFolder"]
+__all__ = ["RunFolder", "SharedFolder", "is_locked"]

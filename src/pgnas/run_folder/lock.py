@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import sys
+import time
 import weakref
 from pathlib import Path
 
@@ -17,6 +18,8 @@ if sys.platform != "win32":  # there, a folder is not locked
     import fcntl
 
 LOCK_NAME = ".pgnas.lock"
+PROBE = 0.05
+"""Seconds, longer than :func:`is_locked` takes."""
 
 _logger = logging.getLogger(__name__)
 _held: weakref.WeakSet[Lock] = weakref.WeakSet()
@@ -51,11 +54,32 @@ class Lock:
         _held.discard(self)
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds the right to write a folder; where folders cannot be locked, no."""
+    if sys.platform == "win32":
+        return False
+    try:
+        descriptor = os.open(folder / LOCK_NAME, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _take(descriptor: int, folder: Path) -> None:
     if sys.platform == "win32":
         return
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(PROBE)  # it may only be somebody asking whether it is locked
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
             _logger.warning("%s cannot be locked (%s): start no second run in this folder", folder, error.strerror)

@@ -28,6 +28,7 @@ from pgnas.seeds import derive_seed
 from pgnas.stages.candidates import Caps
 from pgnas.stages.engine import Engine, make_engine, worth_compiling
 from pgnas.stages.epochs import run_epochs
+from pgnas.stages.noting import FolderProgress
 from pgnas.stages.recipe import AUGMENTATION_FACTOR, Recipe, auxiliary_loss, calibration_batches, prior_of
 from pgnas.stages.timings import FolderTimings, Timings, step_seconds
 from pgnas.stages.training import Phase, Score, Store, accuracy
@@ -51,6 +52,8 @@ class Context:
         data: The data, if it was handed in as an object.
     """
 
+    progress: Progress
+
     def __init__(
         self,
         folder: RunFolder,
@@ -60,7 +63,7 @@ class Context:
         data: DataSet | None = None,
         processes: Processes | None = None,
     ) -> None:
-        self.folder, self.progress = folder, progress
+        self.folder, self.progress = folder, FolderProgress(progress, folder)
         self.processes = processes or Processes()
         self._model, self._data = model, data
 

@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from pgnas.data import Batches
 from pgnas.errors import DataError, DivergedError
 from pgnas.progress import Progress
 from pgnas.stages.engine import own_randomness, seed_step
+from pgnas.stages.interrupting import deferred
 from pgnas.stages.training import Loader, Phase, Score, Store
 
 
@@ -36,6 +37,7 @@ def run_epochs(
     Raises:
         DivergedError: The loss became NaN or infinite; the last checkpoint is kept.
         RunError: Another process failed, or no longer has the same network.
+        KeyboardInterrupt: After Ctrl-C and a checkpoint, unless a second Ctrl-C came before it.
     """
     steps = len(loader)  # type: ignore[arg-type]
     phase.engine.processes.require_same("the steps of an epoch", str(steps))
@@ -46,12 +48,15 @@ def run_epochs(
         position = Position.from_dict(saved)
     store.rewind(phase.name, position.epoch)
     shown: dict[str, float] = {}
-    with own_randomness():
+    with own_randomness(), deferred() as interrupted:
         while position.epoch < (stop := phase.stop(epochs.stop)):
             with phase.engine.synchronised(phase.network):
                 _require_same(phase)
                 here = range(epochs.start, stop)
-                epoch = _Epoch(phase, loader, position, epochs=here, seed=seed, store=store, progress=progress)
+                epoch = _Epoch(
+                    phase, loader, position, epochs=here, seed=seed, store=store, progress=progress,
+                    interrupted=interrupted,
+                )  # fmt: skip
                 row: dict[str, Any] = {"loss": epoch.train(shown), **phase.measure()}
                 if validate is not None:
                     score = validate()
@@ -62,6 +67,8 @@ def run_epochs(
             store.log({"stage": phase.name, "epoch": position.epoch, "lr": rate, **row})
             phase.finish_epoch(position.epoch)
             store.save(phase.name, {"phase": phase.state(), **position.to_dict()}, position.epoch * steps)
+            if phase.engine.processes.agree(signal=int(interrupted())):
+                raise KeyboardInterrupt
         _require_same(phase)
 
 
@@ -89,13 +96,18 @@ class Position:
         return cls(int(saved["epoch"]), int(saved.get("batch", 0)), float(saved.get("loss_sum", 0.0)))
 
 
+_GO_ON, _SAVE, _STOP = range(3)
+"""What may follow a step; of several processes' wishes the largest is done."""
+
+
 class _Epoch:
     """One epoch of training, from the position on."""
 
     def __init__(
         self, phase: Phase, loader: Loader, position: Position, *, epochs: range, seed: int, store: Store,
-        progress: Progress,
+        progress: Progress, interrupted: Callable[[], bool],
     ) -> None:  # fmt: skip
+        self._interrupted = interrupted
         self._phase, self._loader, self._position = phase, loader, position
         self._epochs, self._seed, self._store, self._progress = epochs, seed, store, progress
         self._steps = len(loader)  # type: ignore[arg-type]
@@ -108,21 +120,35 @@ class _Epoch:
         batches = self._batches()
         for index in range(self._position.batch, self._steps):
             step = self._position.epoch * self._steps + index
-            error, loss, due = None, total, False
+            error, loss, wish = None, total, _GO_ON
             try:
                 with processes.alone():
                     loss = self._backward(_next(batches), step)
-                    due = index + 1 < self._steps and self._store.due()
+                    wish = self._wish() if index + 1 < self._steps else _GO_ON
             except Exception as caught:
+                if self._interrupted() and not processes.communicates:  # Ctrl-C also ends a loader's workers
+                    self._stop(index, float(total))
                 error = caught
-            due = processes.agree(error, signal=int(due)) > 0  # the first process's clock, and any one's failure
+            wish = processes.agree(error, signal=wish)  # the first process's clock, any one's failure or Ctrl-C
             total += phase.update(loss, step)
             if index % max(1, self._steps // 20) == 0 or index + 1 == self._steps:
                 self._report(index + 1, float(total) / (index + 1), shown)
-            if due:
+            if wish == _STOP:
+                self._stop(index + 1, float(total))
+            if wish == _SAVE:
                 self._save(index + 1, float(total))
         phase.engine.average_statistics(phase.network)
         return float(total) / max(1, self._steps)
+
+    def _wish(self) -> int:
+        """What this process would do after the step at hand."""
+        if self._interrupted():
+            return _STOP
+        return _SAVE if self._store.due() else _GO_ON
+
+    def _stop(self, batch: int, loss_sum: float) -> NoReturn:
+        self._save(batch, loss_sum)
+        raise KeyboardInterrupt
 
     def _batches(self) -> Iterator[Any]:
         """The epoch's batches from the position on; a loader of another kind must read the earlier ones, too."""
@@ -151,7 +177,8 @@ class _Epoch:
                 remedy="the last good checkpoint is kept; begin another run with a lower --lr",
             )
         done = (self._position.epoch - self._epochs.start) * self._steps + count
-        self._progress.advance(done, len(self._epochs) * self._steps, **{**shown, "loss": loss})
+        fields = {**shown, "loss": loss, "epoch": self._position.epoch + 1}
+        self._progress.advance(done, len(self._epochs) * self._steps, **fields)
 
     def _save(self, batch: int, loss_sum: float) -> None:
         if not math.isfinite(loss_sum):  # what is kept must be worth going back to; the next report tells

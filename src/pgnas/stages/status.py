@@ -1,0 +1,82 @@
+"""``pgnas status RUN``: how far a run has come, read from outside while it goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pgnas.run_folder import RunFolder, is_locked
+from pgnas.stages.noting import PROGRESS_NAME
+from pgnas.stages.pipeline import STAGES
+from pgnas.stages.reporting import command, found
+
+State = Literal["running", "interrupted", "finished", "partial"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a run has come.
+
+    Attributes:
+        path: The run folder.
+        state: ``running``: a process is at it; ``finished``: all stages are done; ``interrupted``: it stopped amid a
+            stage; ``partial``: it stopped between two.
+        done: The stages that are done, in order.
+        stage: The stage at work, or amid which the run stopped.
+        position: Steps of it behind, and all of them, once it has told.
+        seconds_left: Until its end at the pace of the last note, if it is running and has one.
+        seconds_old: Age of the last note.
+        measured: The latest measurements, such as ``epoch``, ``loss``, ``accuracy``, ``cost`` and ``lambda``.
+        resume: The command that goes on; None if the run is finished or was begun from Python.
+    """
+
+    path: Path
+    state: State
+    done: tuple[str, ...]
+    stage: str | None
+    position: tuple[int, int] | None
+    seconds_left: float | None
+    seconds_old: float | None
+    measured: Mapping[str, float]
+    resume: str | None
+
+
+def status(path: str | Path) -> Status:
+    """The status of a run; nothing is written, and a running one is not disturbed.
+
+    Raises:
+        RunFolderError: There is no run.
+        FileError: A file of the run is damaged.
+    """
+    with RunFolder.open(path, writer=False) as folder:
+        running = is_locked(folder.path)
+        noted: Any = found(folder, PROGRESS_NAME) or {}
+        done = tuple(name for name in STAGES if folder.stage_done(name))
+        stage = str(noted["stage"]) if noted.get("stage") else None
+        state = _state(done, running=running, amid=stage is not None and not folder.stage_done(stage))
+        rows = [row for row in folder.read_metrics() if row.get("stage") in (stage, "search")]
+        last = [row for row in rows if row.get("stage") == stage] or rows
+        measured = {key: value for key, value in (last[-1] if last else {}).items() if isinstance(value, int | float)}
+        total = noted.get("total")
+        return Status(
+            path=folder.path,
+            state=state,
+            done=done,
+            stage=stage if state in ("running", "interrupted") else None,
+            position=(int(noted["done"]), int(total)) if total else None,
+            seconds_left=noted.get("seconds_left"),
+            seconds_old=max(0.0, time.time() - noted["at"]) if "at" in noted else None,
+            measured=measured | dict(noted.get("fields") or {}),
+            resume=None if state == "finished" else command(folder.config),
+        )
+
+
+def _state(done: tuple[str, ...], *, running: bool, amid: bool) -> State:
+    if running:
+        return "running"
+    if done == tuple(STAGES):
+        return "finished"
+    return "interrupted" if amid else "partial"
