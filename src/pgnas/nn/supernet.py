@@ -60,6 +60,9 @@ class Supernet(nn.Module):
     * ``eval()``: the posterior mean network, each gated channel and operation scaled by its keep probability;
     * inside :meth:`fixed`: one architecture, gates exactly 0 or 1, in either mode.
 
+    Auxiliary heads that the network has in training alone answer in ``train()``, in the network's own tuple; they are
+    not gated and no part of what is counted or extracted.
+
     Attributes:
         gates: The gates and their logits.
         temperature: tau of the relaxation.
@@ -82,7 +85,8 @@ class Supernet(nn.Module):
         self.graph = graph
         self.space = space
         self.temperature = temperature
-        self.body = insert_gates(graph.trace.module, graph.graph, [(site.node, site.axis) for site in space.all_sites])
+        root = graph.trace.headed or graph.trace.module
+        self.body = insert_gates(root, root.graph, [(site.node, site.axis) for site in space.all_sites])
         self.gates = Gates(space.gates, granularity=granularity, initial_drop=initial_drop)
         self.inside = _ungated_inside(self.body, space)
         self._fixed: Tensor | None = None
@@ -95,7 +99,13 @@ class Supernet(nn.Module):
             inputs: The network's inputs, batch first.
             noise: Uniform noise in [0, 1) for the relaxed sample in training, shape (B, U); drawn if absent.
         """
-        return self.body(*inputs, list(self._masks(inputs[0], noise).values()))
+        outputs = self.body(*inputs, list(self._masks(inputs[0], noise).values()))
+        return outputs[0] if self.has_heads and not self.training else outputs
+
+    @property
+    def has_heads(self) -> bool:
+        """Whether the network has auxiliary heads, which only training calls."""
+        return self.graph.trace.headed is not None
 
     def _masks(self, x: Tensor, noise: Tensor | None) -> dict[str, Tensor]:
         if self._fixed is not None:

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from pgnas.errors import ModelError
+from pgnas.nn.auxiliary import answers_more, same_main, without_heads
 from pgnas.nn.concrete_tracer import ConcreteTracer, reads_mode
 from pgnas.nn.functional_layers import functional_layers_to_modules
 from pgnas.nn.functionalize import functionalize
@@ -36,12 +37,15 @@ class Trace:
         inputs: The example inputs, for later measurements.
         notes: What a user should know about how the network was traced.
         uncalled: Convolutions and linear layers of the network that the graph does not call, with the reason.
+        headed: The network with its auxiliary heads, if it has any that only training calls: a graph module with the
+            nodes of ``module`` under the same names, the same layers, and the outputs it has in training.
     """
 
     module: fx.GraphModule
     inputs: tuple[Tensor, ...]
     notes: tuple[str, ...]
     uncalled: dict[str, str]
+    headed: fx.GraphModule | None = None
 
 
 def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
@@ -61,6 +65,8 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
     try:
         expected = _run(name, model, inputs)
         graph, tracer = _record(name, model, inputs)
+        in_training = _record_in_training(name, model, inputs, graph) if isinstance(expected, Tensor) else None
+        graph, tracer = in_training or (graph, tracer)
         notes = _mode_notes(model, tracer)
         module = fx.GraphModule(model, graph, class_name=name)
         notes += functional_dropout_to_modules(module)
@@ -71,6 +77,8 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
         drop_unused(module.graph)
         module.recompile()
         module.eval()
+        headed = module if in_training else None
+        module = without_heads(module) if in_training else module
         _require_same(name, module, inputs, expected)
         _require_other_batch(name, model, module, inputs)
         recorder = _Recorder(module)
@@ -79,7 +87,7 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
             node.meta["macs"] = recorder.macs[node.name]
     finally:
         model.train(mode)
-    return Trace(module, inputs, tuple(notes), _uncalled(model, module.graph))
+    return Trace(module, inputs, tuple(notes), _uncalled(model, module.graph, headed), headed)
 
 
 def _run(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
@@ -119,6 +127,26 @@ def _record(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[fx
         read = node.args[0] if node.op == "call_module" and node.args else None
         node.meta["is_identity"] = isinstance(read, fx.Node) and tracer.values[read.name] is value
     return graph, tracer
+
+
+def _record_in_training(
+    name: str, model: nn.Module, inputs: tuple[Tensor, ...], evaluated: fx.Graph
+) -> tuple[fx.Graph, ConcreteTracer] | None:
+    """The network with the heads that only training calls, its layers in eval mode; None if it has no such heads.
+
+    Heads there are if some layer is not called in evaluation, and if in training the same operations give the first of
+    several outputs.
+    """
+    if not _layers_past(model, evaluated):
+        return None
+    model.training = True
+    try:
+        graph, tracer = _record(name, model, inputs)
+    except ModelError:
+        return None
+    finally:
+        model.training = False
+    return (graph, tracer) if answers_more(graph) and same_main(graph, evaluated) else None
 
 
 def _mode_notes(model: nn.Module, tracer: ConcreteTracer) -> list[str]:
@@ -226,14 +254,21 @@ def _holds_tensor(value: Any) -> bool:
     return bool(_tensors(value))
 
 
-def _uncalled(model: nn.Module, graph: fx.Graph) -> dict[str, str]:
-    called = tuple(f"{node.target}." for node in graph.nodes if node.op == "call_module")
-    layers = [name for name, layer in model.named_modules() if isinstance(layer, _ConvNd | nn.Linear)]
+def _uncalled(model: nn.Module, graph: fx.Graph, headed: fx.GraphModule | None) -> dict[str, str]:
+    in_heads = set() if headed is None else set(_layers_past(model, headed.graph))
     return {
         name: "it is not called on the example inputs in evaluation"
-        for name in layers
-        if not f"{name}.".startswith(called)
+        if headed is None or name in in_heads
+        else "it is of an auxiliary head, which only training has"
+        for name in _layers_past(model, graph)
     }
+
+
+def _layers_past(model: nn.Module, graph: fx.Graph) -> list[str]:
+    """The convolutions and linear layers that a graph does not call."""
+    called = tuple(f"{node.target}." for node in graph.nodes if node.op == "call_module")
+    layers = [name for name, layer in model.named_modules() if isinstance(layer, _ConvNd | nn.Linear)]
+    return [name for name in layers if not f"{name}.".startswith(called)]
 
 
 def _defaults_beyond(model: nn.Module, count: int) -> dict[str, Any] | None:
