@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
-from torch import fx
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+
+class Headed(nn.Module):
+    """A network that has auxiliary heads in training: all its outputs there, in evaluation the main one.
+
+    Args:
+        network: Gives all outputs in either mode.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """The outputs of the mode."""
+        outputs = self.network(*inputs)
+        return outputs if self.training else outputs[0]
 
 
 def answers_more(graph: fx.Graph) -> bool:
@@ -41,7 +60,7 @@ def _outputs(graph: fx.Graph) -> list[fx.Node]:
     if isinstance(found, fx.Node) and hasattr(found.target, "_fields"):  # the call of a named tuple's class
         found = (*found.args, *found.kwargs.values())
     parts = found if isinstance(found, tuple) else (found,)
-    return [part for part in parts if isinstance(part, fx.Node)] if isinstance(parts[0], fx.Node) else []
+    return [part for part in parts if isinstance(part, fx.Node)] if parts and isinstance(parts[0], fx.Node) else []
 
 
 def _operations(graph: fx.Graph) -> list[tuple[str, str]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, fx, nn
 
 from pgnas.architecture import Architecture
+from pgnas.nn.auxiliary import without_heads
 from pgnas.nn.channels import ChannelGraph
-from pgnas.nn.liveness import site_masks
+from pgnas.nn.liveness import Plan, plan_heads, site_masks
 from pgnas.nn.modes import evaluation
 from pgnas.nn.rebuild import Builder, SmallNetwork
 from pgnas.nn.supernet import Supernet
@@ -26,10 +29,25 @@ def extract(supernet: Supernet, architecture: Architecture) -> nn.Module:
 
 
 @torch.no_grad()
-def extract_small(supernet: Supernet, architecture: Architecture) -> SmallNetwork:
-    """As :func:`extract`, with the record of which slices each layer kept."""
+def extract_small(supernet: Supernet, architecture: Architecture, *, heads: bool = False) -> SmallNetwork:
+    """As :func:`extract`, with the record of which slices each layer kept.
+
+    Args:
+        supernet: The supernet.
+        architecture: What is kept.
+        heads: Also extract auxiliary heads that the network has in training, if what they read allows it.
+    """
     plan = supernet.plan(architecture)
-    graph = supernet.graph
+    if heads and supernet.has_heads:
+        graph = supernet.headed_graph
+        with_heads = plan_heads(graph, plan, supernet.open_channels(architecture))
+        if with_heads is not None:
+            small = _build(supernet, architecture, graph, with_heads)
+            return replace(small, module=without_heads(small.module).eval(), headed=small.module)
+    return _build(supernet, architecture, supernet.graph, plan)
+
+
+def _build(supernet: Supernet, architecture: Architecture, graph: ChannelGraph, plan: Plan) -> SmallNetwork:
     wanted = {name for name in graph.ops if plan.constant[name].any()}
     wanted |= {graph.ops[name].inputs[0] for name, folded in plan.folded.items() if folded.any()}
     values = _values_of(supernet, architecture, wanted) if wanted else {}
@@ -39,8 +57,7 @@ def extract_small(supernet: Supernet, architecture: Architecture) -> SmallNetwor
         if folded.any()
     }
     constants = {name: values[name] for name in wanted if plan.constant[name].any()}
-    builder = Builder(graph, plan, supernet.body, constants=constants, contributions=contributions)
-    return builder.build()
+    return Builder(graph, plan, supernet.body, constants=constants, contributions=contributions).build()
 
 
 def _values_of(supernet: Supernet, architecture: Architecture, names: set[str]) -> dict[str, Tensor]:

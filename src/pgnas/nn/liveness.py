@@ -103,6 +103,39 @@ def make_plan(
     return plan
 
 
+def plan_heads(graph: ChannelGraph, main: Plan, open_channels: dict[str, Tensor]) -> Plan | None:
+    """The plan of a network with its auxiliary heads, which read what the network has left of each value.
+
+    Args:
+        graph: The network with its heads.
+        main: The plan of the network without.
+        open_channels: The network's gates, as for :func:`make_plan`.
+
+    Returns:
+        None if nothing is left for a head to read, or if the heads would change what the network itself computes:
+        something other than a convolution or a linear layer reads its values whole.
+    """
+    left: dict[str, Tensor] = {}
+    readers: dict[str, Tensor] = {}
+    for name, op in graph.ops.items():
+        if name in main.computed and graph.nodes[name].op != "output":
+            left[name] = main.kept(name)
+            continue
+        rows = [left[source] for source in op.inputs]
+        if isinstance(op, Dense) and op.groups == 1:
+            readers[name] = rows[0]
+        left[name] = op.push([row[:, None].long() for row in rows])[:, 0] > 0
+    if not all(reads.any() for reads in readers.values()):
+        return None
+    plan = make_plan(graph, {**open_channels, **readers})
+    same = (
+        torch.equal(plan.computed[name], computed) and torch.equal(plan.constant[name], main.constant[name])
+        for name, computed in main.computed.items()
+        if graph.nodes[name].op != "output"
+    )
+    return plan if all(same) else None
+
+
 def _read_unfolded(op: Dense, wanted: Tensor, is_open: Tensor | None, needed: Tensor) -> Tensor:
     """The input channels of a gated layer in training: its open ones; if there are none, one unit stays, closed.
 

@@ -27,12 +27,14 @@ class SmallNetwork:
         cuts: Layer name to the slices it kept; momentum and the like are cut by the same.
         selections: How many times a reader picks channels of a shared value.
         copied: Node of the supernet to the node of ``module`` that repeats it.
+        headed: The network with its auxiliary heads, for its training; it shares the layers of ``module``.
     """
 
     module: fx.GraphModule
     cuts: dict[str, Cut] = field(repr=False)
     selections: int
     copied: dict[str, str] = field(repr=False)
+    headed: fx.GraphModule | None = field(default=None, repr=False)
 
     def take(self, name: str, tensor: Tensor) -> Tensor:
         """What remains of a tensor shaped like the supernet's parameter ``name`` in the small network."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -149,6 +149,17 @@ class Supernet(nn.Module):
     def keep_probabilities(self) -> dict[str, Tensor]:
         """Each gate's keep probabilities, shape (units,)."""
         return self.gates.split(torch.sigmoid(self.gates.logits()))
+
+    @cached_property
+    def headed_graph(self) -> ChannelGraph:
+        """The channel analysis of the network with its auxiliary heads; ``has_heads`` says that there are any."""
+        traced = self.graph.trace
+        assert traced.headed is not None
+        return ChannelGraph(replace(traced, module=traced.headed))
+
+    def open_channels(self, architecture: Architecture) -> dict[str, Tensor]:
+        """Gated node to the input channels that an architecture leaves open, bool (channels,)."""
+        return site_masks(self.space.all_sites, self.gates.split(self.gates.mask(architecture).cpu()))
 
     def plan(self, architecture: Architecture) -> Plan:
         """Which channels the small network of an architecture computes."""

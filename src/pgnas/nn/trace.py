@@ -67,7 +67,7 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
         graph, tracer = _record(name, model, inputs)
         in_training = _record_in_training(name, model, inputs, graph) if isinstance(expected, Tensor) else None
         graph, tracer = in_training or (graph, tracer)
-        notes = _mode_notes(model, tracer)
+        notes = _mode_notes(model, tracer, headed=in_training is not None)
         module = fx.GraphModule(model, graph, class_name=name)
         notes += functional_dropout_to_modules(module)
         sizes_one_by_one(module.graph)
@@ -81,10 +81,10 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
         module = without_heads(module) if in_training else module
         _require_same(name, module, inputs, expected)
         _require_other_batch(name, model, module, inputs)
-        recorder = _Recorder(module)
-        recorder.observe(inputs)
-        for node in module.graph.nodes:
-            node.meta["macs"] = recorder.macs[node.name]
+        _note_macs(module, inputs)
+        if headed is not None:
+            _note_batched(headed, inputs, _observe(headed, _one_more(inputs)))
+            _note_macs(headed, inputs)
     finally:
         model.train(mode)
     return Trace(module, inputs, tuple(notes), _uncalled(model, module.graph, headed), headed)
@@ -149,12 +149,13 @@ def _record_in_training(
     return (graph, tracer) if answers_more(graph) and same_main(graph, evaluated) else None
 
 
-def _mode_notes(model: nn.Module, tracer: ConcreteTracer) -> list[str]:
+def _mode_notes(model: nn.Module, tracer: ConcreteTracer, *, headed: bool) -> list[str]:
     """Modules that were traced through although they behave differently in training."""
-    return [
+    heads = ["the network's auxiliary heads answer in training; they are not gated and no part of the found network"]
+    return heads * headed + [
         f"'{name or type(model).__name__}' reads self.training: the supernet keeps what it does in evaluation"
         for name, module in model.named_modules()
-        if not tracer.is_leaf_module(module, name) and reads_mode(module)
+        if not tracer.is_leaf_module(module, name) and reads_mode(module) and not (headed and module is model)
     ]
 
 
@@ -177,7 +178,7 @@ def _require_same(name: str, module: fx.GraphModule, inputs: tuple[Tensor, ...],
 
 def _require_other_batch(name: str, model: nn.Module, module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
     """The batch size of the example must not have been written into the traced network."""
-    more = tuple(torch.cat([x, x[:1]]) for x in inputs)
+    more = _one_more(inputs)
     try:
         with torch.no_grad():
             expected = model(*_clones(more))
@@ -195,10 +196,31 @@ def _require_other_batch(name: str, model: nn.Module, module: fx.GraphModule, in
             value=f"a traced network for batches of {len(inputs[0])} only",
             remedy="write x.size(0) or -1 instead of len(x) or int(x.size(0)) in its forward",
         )
+    _note_batched(module, inputs, other)
+
+
+def _note_batched(module: fx.GraphModule, inputs: tuple[Tensor, ...], other: _Recorder) -> None:
+    """Note which values grow with the batch, as seen on a batch of one more."""
+    size = len(inputs[0])
     for node in module.graph.nodes:
         before, after = node.meta.get("shape"), other.shapes.get(node.name)
-        grows = before and after and before[0] * len(more[0]) == after[0] * len(inputs[0])
-        node.meta["is_batched"] = bool(grows)
+        node.meta["is_batched"] = bool(before and after and before[0] * (size + 1) == after[0] * size)
+
+
+def _note_macs(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
+    macs = _observe(module, inputs).macs
+    for node in module.graph.nodes:
+        node.meta["macs"] = macs[node.name]
+
+
+def _observe(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> _Recorder:
+    recorder = _Recorder(module)
+    recorder.observe(inputs)
+    return recorder
+
+
+def _one_more(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(torch.cat([x, x[:1]]) for x in inputs)
 
 
 class _Recorder(fx.Interpreter):

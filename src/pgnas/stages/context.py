@@ -18,7 +18,7 @@ from pgnas.amounts import Budget
 from pgnas.architecture import Architecture
 from pgnas.config import RunConfig
 from pgnas.data import Batches, DataSet, Examples, Preprocessing, evaluates_a_crop, load_data
-from pgnas.errors import RunFolderError
+from pgnas.errors import ConfigError, RunFolderError
 from pgnas.nn import Counts, Supernet
 from pgnas.processes import Processes
 from pgnas.progress import Progress
@@ -141,9 +141,14 @@ class Context:
 
     @cached_property
     def full(self) -> Counts:
-        """Parameters and multiply-adds of the network as handed in; layers called as functions count as well."""
-        macs = self.supernet.count(self.supernet.open()).macs
-        return Counts(pnn.measure(self.built.module, (self.example,)).params, macs)
+        """Parameters and multiply-adds of the network as handed in; layers called as functions count as well.
+
+        Auxiliary heads, which only its training has, do not count.
+        """
+        counted = self.supernet.count(self.supernet.open())
+        if self.supernet.has_heads:
+            return counted
+        return Counts(pnn.measure(self.built.module, (self.example,)).params, counted.macs)
 
     @cached_property
     def supernet(self) -> Supernet:
@@ -159,6 +164,9 @@ class Context:
             gate_inputs=self.config.gate_inputs,
             tie=self.built.ties_without(self.config.exclude),
         )
+        if made.has_heads and self.config.shed == "on":
+            rule, remedy = "needs a network whose every output is there in evaluation", "leave it out"
+            raise ConfigError("--shed", rule, value="on, with auxiliary heads that only training has", remedy=remedy)
         if self.config.fixed_drop is not None:
             made.gates.fix_(1 - self.config.fixed_drop)
         self.engine.place(made)

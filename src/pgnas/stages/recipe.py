@@ -14,6 +14,7 @@ from pgnas.bayes import BernoulliPrior, GibbsPrior, PaperPrior, Prior
 from pgnas.config import RunConfig, Selections
 from pgnas.errors import ConfigError
 from pgnas.nn import Counts, SmallNetwork, Supernet
+from pgnas.nn.auxiliary import Headed
 from pgnas.nn.cost import CostName
 from pgnas.nn.shaping import PickRule, Shaper, by_share, by_time
 from pgnas.seeds import derive_seed
@@ -156,7 +157,7 @@ class Recipe:
             schedule=self.schedule,
             loss=self.loss,
             compiled=compiled,
-            shedder=self._shedder(supernet, compiled) if self.config.sheds else None,
+            shedder=self._shedder(supernet, compiled) if self.config.sheds and not supernet.has_heads else None,
             spending=Spending(self.full.macs, self.steps_an_epoch, end, self.decision_epoch, budget),
         )
 
@@ -182,16 +183,17 @@ class Recipe:
     def found_phase(
         self, small: SmallNetwork, momentum: Mapping[str, Tensor], *, compiled: bool, pace: Pace | None = None
     ) -> NetworkPhase:
-        """The phase that trains the found network on, with the supernet's momentum."""
-        parameters = dict(small.module.named_parameters())
+        """The phase that trains the found network on, its auxiliary heads included, with the supernet's momentum."""
+        network = small.module if small.headed is None else self.engine.place(Headed(small.headed))
+        names = {name: name.removeprefix("network.") if small.headed else name for name, _ in network.named_parameters()}
         return NetworkPhase(
-            small.module,
+            network,
             name="train",
             engine=self.engine,
             schedule=self.schedule,
             loss=self.loss,
             weight_decay=self.found_weight_decay,
-            buffers={name: small.take(name, value) for name, value in momentum.items() if name in parameters},
+            buffers={name: small.take(old, momentum[old]) for name, old in names.items() if old in momentum},
             compiled=compiled,
             pace=pace,
         )

@@ -209,7 +209,7 @@ class _Searcher:
     def train_on(self, winner: Candidate, momentum: dict[str, Tensor]) -> nn.Module:
         """Extract the winner and train it for the epochs that remain."""
         recipe = self.recipe
-        small = extract_small(self.supernet, winner.architecture)
+        small = extract_small(self.supernet, winner.architecture, heads=True)
         self._scorer()(small.module)
         recipe.engine.average_statistics(small.module)
         remaining = recipe.epochs - recipe.decision_epoch

@@ -210,7 +210,7 @@ def _ranked_before(run: Context, drawn: Sequence[Candidate]) -> list[Candidate]:
 
 def found_network(run: Context) -> SmallNetwork:
     """The chosen architecture's network with the posterior's weights, on the device."""
-    small = extract_small(run.posterior, run.architecture)
+    small = extract_small(run.posterior, run.architecture, heads=True)
     run.engine.place(small.module)
     return small
 
