@@ -185,7 +185,8 @@ class Recipe:
     ) -> NetworkPhase:
         """The phase that trains the found network on, its auxiliary heads included, with the supernet's momentum."""
         network = small.module if small.headed is None else self.engine.place(Headed(small.headed))
-        names = {name: name.removeprefix("network.") if small.headed else name for name, _ in network.named_parameters()}
+        prefix = "" if small.headed is None else "network."
+        names = {name: name.removeprefix(prefix) for name, _ in network.named_parameters()}
         return NetworkPhase(
             network,
             name="train",
