@@ -148,7 +148,7 @@ def predict_images(
     files = image_files(images)
     pixels = read_images(files, preprocessing, cropped=cropped)
     loader = _Loader(pixels, preprocessing)
-    engine = make_engine(processes=Processes())
+    engine = make_engine("auto", "fp32", processes=Processes())
     made = {FOUND: _average([(network, 1.0)], loader, engine)}
     if samples:
         made[ENSEMBLE] = _average(kept_ensemble(path, samples, progress=progress), loader, engine)
