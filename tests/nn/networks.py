@@ -233,6 +233,14 @@ def _tokens(net: Any, x: Tensor) -> Tensor:
     return net.head(net.c(y[:, :, None]).squeeze(2).view(b, -1, h // 2, 2, w).amax((3, -1)).flatten(1))
 
 
+def _heads(net: Network, x: Tensor) -> Tensor:
+    """Heads become part of the batch and channels again, as attention writes it."""
+    a = F.relu(net.a(x))
+    heads = F.relu(net.b(a).reshape(x.size(0) * 2, 3, 8, 8))
+    together: Tensor = net.e(F.relu(net.c(heads).reshape(x.size(0), 8, 8, 8)) + net.d(a))
+    return together
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "shuffle": lambda: Network(_shuffled, a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 8, 3), c=nn.Conv2d(8, 2, 1)),
     "split attention": lambda: Network(
@@ -367,6 +375,10 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         nn.BatchNorm2d(4), nn.Conv2d(4, 2, 3, padding=1),
     ),
     "frames": Frames,
+    "heads in the batch": lambda: Network(  # a constant has a row of its own for each head
+        _heads, a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 6, 1), c=nn.Conv2d(3, 4, 3, padding=1), d=nn.Conv2d(4, 8, 1),
+        e=nn.Conv2d(8, 3, 1),
+    ),
     "named tuple": lambda: Network(
         lambda net, x: Pair(net.b(y := F.relu(net.a(x))), y.mean((2, 3))), a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 2, 1),
     ),

@@ -50,7 +50,7 @@ def extract_small(supernet: Supernet, architecture: Architecture, *, heads: bool
 def _build(supernet: Supernet, architecture: Architecture, graph: ChannelGraph, plan: Plan) -> SmallNetwork:
     wanted = {name for name in graph.ops if plan.constant[name].any()}
     wanted |= {graph.ops[name].inputs[0] for name, folded in plan.folded.items() if folded.any()}
-    values = _values_of(supernet, architecture, wanted) if wanted else {}
+    values = _values_of(supernet, architecture, graph, wanted) if wanted else {}
     contributions = {
         name: _contribution(graph, supernet, name, folded, values)
         for name, folded in plan.folded.items()
@@ -60,15 +60,20 @@ def _build(supernet: Supernet, architecture: Architecture, graph: ChannelGraph, 
     return Builder(graph, plan, supernet.body, constants=constants, contributions=contributions).build()
 
 
-def _values_of(supernet: Supernet, architecture: Architecture, names: set[str]) -> dict[str, Tensor]:
-    """Constants (1, ...) of the supernet with the architecture fixed, in eval mode; all examples have the same."""
+def _values_of(
+    supernet: Supernet, architecture: Architecture, graph: ChannelGraph, names: set[str]
+) -> dict[str, Tensor]:
+    """Constants of the supernet with the architecture fixed, in eval mode, as one example has them: all have the same.
+
+    An example may have several rows on the first axis (heads of attention, windows), which are no equals.
+    """
     found: dict[str, Tensor] = {}
 
     class Recorder(fx.Interpreter):
         def run_node(self, n: fx.Node) -> object:
             value = super().run_node(n)
             if n.name in names and isinstance(value, Tensor):
-                found[n.name] = value[:1].clone()
+                found[n.name] = value[: graph.example_shape(n.name)[0]].clone()
             return value
 
     device, dtype = next((p.device, p.dtype) for p in supernet.body.parameters())
@@ -83,7 +88,7 @@ def _values_of(supernet: Supernet, architecture: Architecture, names: set[str]) 
 def _contribution(
     graph: ChannelGraph, supernet: Supernet, name: str, folded: Tensor, values: dict[str, Tensor]
 ) -> Tensor:
-    """What the constant channels that a layer reads add to its output (1, ...): that of them alone, without bias."""
+    """What the constant channels that a layer reads add to its output (rows, ...): that of them alone, no bias."""
     op = graph.ops[name]
     layer = supernet.body.get_submodule(str(graph.nodes[name].target))
     value = values[op.inputs[0]]

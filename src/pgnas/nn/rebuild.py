@@ -54,8 +54,8 @@ class Builder:
         graph: The analysed network.
         plan: Which channels each node computes and reads.
         root: Owner of the layers to cut.
-        constants: Node to its value (1, ...) for every node with constant channels that are read.
-        contributions: Gated node to what its constant inputs add to its output (1, ...).
+        constants: Node to its value (rows of one example, ...), for every node with constant channels that are read.
+        contributions: Gated node to what its constant inputs add to its output (rows of one example, ...).
         keep_marks: Whether the outputs of operations to choose from stay marked.
     """
 
@@ -217,7 +217,8 @@ class Builder:
         cut = contribution.index_select(op.value.axis, kept.nonzero()[:, 0].to(contribution.device))
         if not cut.any():
             return value
-        return self.call(operator.add, value, self._buffer(f"contribution_{op.name}", _shrink(cut, op.value.axis)))
+        added = self._repeated(op.name, _shrink(cut, op.value.axis), f"contribution_{op.name}")
+        return self.call(operator.add, value, added)
 
     def _with_constants(self, op: ChannelOp, live: fx.Node | int | None) -> fx.Node | int | None:
         """The computed channels and the constant ones in their original order."""
@@ -229,14 +230,23 @@ class Builder:
         assert shape is not None
         value = _shrink(self._constant(op.name, constant), axis)
         sizes = [-1 if i == axis else size for i, size in enumerate(shape)]
-        buffer = self._buffer(f"constant_{op.name}", value)
-        fixed = self._new.call_method("expand", (buffer, self._rows(op.name, shape[0]), *sizes[1:]))
+        repeated = self._repeated(op.name, value, f"constant_{op.name}")
+        fixed = self._new.call_method("expand", (repeated, self._rows(op.name, shape[0]), *sizes[1:]))
         if live is None:
             return fixed
         joined = self.call(torch.cat, [live, fixed], axis)
         computed = self._plan.computed[op.name]
         order = torch.cat([computed.nonzero()[:, 0], constant.nonzero()[:, 0]]).argsort()
         return self._select(joined, axis, order, f"order_{op.name}")
+
+    def _repeated(self, name: str, value: Tensor, attribute: str) -> fx.Node:
+        """A constant (rows, ...) of one example as a buffer, for all examples of the batch if it has several rows."""
+        buffer = self._buffer(attribute, value)
+        if value.shape[0] == 1 or not self._graph.is_batched(name):
+            return buffer
+        assert self._input is not None
+        batch = self._new.call_method("size", (self._input, 0))
+        return self._new.call_method("repeat", (buffer, batch, *[1] * (value.ndim - 1)))
 
     def _constant(self, name: str, channels: Tensor) -> Tensor:
         value, axis = self._constants[name], self._graph.ops[name].value.axis
