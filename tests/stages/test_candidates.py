@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import pgnas
+from pgnas.errors import ModelError
 from pgnas.nn.shaping import Shaper
 from pgnas.nn.stopwatch import measure_device
 from pgnas.stages.candidates import Candidate, Fitter, best, draw, rank
@@ -120,3 +121,46 @@ def test_a_latency_cap_is_kept_by_the_prediction(supernet):
     for candidate in draw(supernet, 4, {"latency": cap}, generator=generator()):
         assert candidate.latency == supernet.latency(candidate.architecture) <= cap
         assert Candidate.from_row({**replace(candidate, score=Score(0, 0, 1)).to_row()}).latency == candidate.latency
+
+
+@pytest.fixture
+def chooser():
+    """Two choices between a cheap and two dear operations, the dear ones likelier, and a layer with channels."""
+    torch.manual_seed(0)
+
+    def edge():
+        return pgnas.OneOf({"skip": nn.Identity(), "one": nn.Conv2d(6, 6, 1), "three": nn.Conv2d(6, 6, 3, padding=1)})
+
+    network = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), edge(), nn.ReLU(), edge(), nn.Flatten(), nn.Linear(216, 3))
+
+    def build(granularity):
+        made = pgnas.supernet(network, torch.randn(2, 1, 6, 6), granularity)
+        with torch.no_grad():
+            made.gates.choice_logits.copy_(torch.tensor([0.0, 2.0, 3.0, -1.0, 2.9, 3.0]))
+        return made
+
+    return build
+
+
+def test_operations_are_exchanged_by_the_least_loss_of_probability_for_what_is_saved(chooser):
+    supernet = chooser("operation")
+    dear = supernet.mode()
+    assert [dear.kept[name] for name in ("1", "3")] == [(2,), (2,)]
+    between = {"1": (2,), "3": (1,)}  # 2.9 instead of 3.0 is the cheapest exchange for a saving of 8/9 of a convolution
+    target = supernet.count(type(dear)(dear.sizes, between)).macs
+    candidate = Fitter(supernet, {"macs": target}, Shaper(supernet)).fit(dear)
+    assert (candidate.architecture.kept, candidate.repaired) == (between, 1)
+    cheapest = supernet.count(type(dear)(dear.sizes, {"1": (0,), "3": (0,)})).macs
+    drawn = draw(supernet, 9, {"macs": cheapest}, generator=generator())
+    assert [c.architecture.kept for c in drawn] == [{"1": (0,), "3": (0,)}]
+    with pytest.raises(ModelError, match="cheapest operations"):
+        draw(supernet, 9, {"macs": cheapest - 1}, generator=generator())
+
+
+def test_channels_are_closed_where_no_cheaper_operation_is_left(chooser):
+    supernet = chooser("channel")
+    skips = {**supernet.open().kept, "1": (0,), "3": (0,)}
+    cap = supernet.count(type(supernet.mode())(supernet.gates.sizes, skips)).macs - 100
+    for candidate in draw(supernet, 6, {"macs": cap}, generator=generator()):
+        assert candidate.counts.macs <= cap
+        assert all(len(candidate.architecture.kept[name]) == 1 for name in ("1", "3"))

@@ -118,3 +118,22 @@ def test_where_compilation_fails_the_plain_network_goes_on(monkeypatch, caplog):
     assert torch.equal(forward(x), network(x))
     assert "torch.compile failed" in caplog.text
     assert torch.equal(forward(x), network(x))
+
+
+def test_weights_learn_alone_at_first_and_the_cap_does_not_press_yet(engine):
+    torch.manual_seed(0)
+    edge = pgnas.OneOf({"skip": nn.Identity(), "conv": nn.Conv2d(4, 4, 3, padding=1)})
+    network = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), edge, nn.Flatten(), nn.Linear(64, 3))
+    supernet, (x, y) = pgnas.supernet(network, torch.randn(2, 2, 4, 4), "operation"), batch()
+    phase = make_phase(supernet, engine, GibbsPrior(), {"macs": 0.7}, steps=20, weights_only=5)
+    assert phase.settings.target(0.7, 5 + 1) > 0.99
+    assert phase.settings.target(0.7, 20) == 0.7
+    weights = [p.detach().clone() for p in supernet.weight_parameters()]
+    for step in range(5):
+        phase.step((x,), y, step)
+        assert supernet.gates.choice_logits.detach().abs().sum() == 0
+        assert phase.controllers["macs"].multiplier == 0
+    assert all(not torch.equal(a, b) for a, b in zip(weights, supernet.weight_parameters(), strict=True))
+    phase.step((x,), y, 5)
+    assert supernet.gates.choice_logits.detach().abs().sum() > 0
+    assert float(phase.logits["logits"].state[supernet.gates.choice_logits]["step"]) == 1  # no moments from before

@@ -11,6 +11,7 @@ from cyclopts import App, Parameter, Token
 
 from pgnas.cli.flags import whole_number, wholes
 from pgnas.cli.reporter import reporter
+from pgnas.config import Switch
 from pgnas.console import print_lines
 from pgnas.errors import ConfigError
 
@@ -63,6 +64,52 @@ def nats_size(
 
         settings = SizeBench(data=data, table=table or _table("nats_size.npz"), out=out, **given)
         result = bench_size(settings, progress=progress)
+    print_lines(result.summary())
+
+
+@app.command
+def nats_topology(
+    *,
+    out: Path,
+    data: str = "cifar10",
+    table: Path | None = None,
+    column: str = "c10_test_200ep",
+    caps: Annotated[tuple[str, ...], Parameter(converter=_words, negative=())] = ("none", "50%"),
+    seeds: Annotated[tuple[int, ...], Parameter(converter=wholes, negative=())] = (0, 1, 2),
+    channels: Annotated[int, _WHOLE] = 16,
+    cells: Annotated[int, _WHOLE] = 1,
+    image_size: Annotated[int, _WHOLE] = 16,
+    epochs: Annotated[int, _WHOLE] = 6,
+    weights_first: float = 2.0,
+    candidates: Annotated[int, _WHOLE] = 64,
+    compile: Switch = "auto",
+) -> None:
+    """Search NATS-Bench's topology space, with a cap on the flops or none; print the true accuracy of what was found.
+
+    The same command again takes up where an interrupted one was. The table scores the end result and guides nothing.
+
+    Args:
+        out: Folder for the runs and results.json.
+        data: The images to search on, as for pgnas run.
+        table: The benchmark's table, an .npz file; not given: nats_topology.npz in the folder $PGNAS_DATA.
+        column: The table's column of accuracies.
+        caps: Shares of the largest cell's flops, or none.
+        seeds: A search each.
+        channels: Channels of the supernet's first stage.
+        cells: Cells a stage of the supernet.
+        image_size: Side in pixels of the images in the search.
+        epochs: Epochs of a search.
+        weights_first: Of these those in which weights learn alone.
+        candidates: Architectures drawn and ranked.
+        compile: torch.compile.
+    """
+    given: dict[str, Any] = {"caps": caps, "seeds": seeds, "channels": channels, "cells": cells, "compile": compile}
+    given |= {"image_size": image_size, "epochs": epochs, "weights_first": weights_first, "candidates": candidates}
+    with reporter() as progress:
+        from pgnas.stages.topology_bench import TopologyBench, bench_topology
+
+        settings = TopologyBench(data=data, table=table or _table("nats_topology.npz"), out=out, column=column, **given)
+        result = bench_topology(settings, progress=progress)
     print_lines(result.summary())
 
 

@@ -229,6 +229,9 @@ class Supernet(nn.Module):
         Raises:
             InputError: The gates cannot reach it.
         """
+        if self.gates.choices() is not None:
+            remedy = "search once for each cap"
+            raise ModelError("a posterior with choices", "cannot be brought to another cost", remedy=remedy)
         logits, cost = self.gates.logits().detach().double(), partial(self.expected_cost_at, kind)
         slopes = self.gates.shared(bayes.cost_slopes(cost, logits))
         slopes = slopes.masked_fill(logits < CLOSED / 2, 0.0)  # what was closed for good stays so

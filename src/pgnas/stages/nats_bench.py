@@ -9,7 +9,7 @@ channels are kept does not matter to the row: they are interchangeable. Its accu
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,9 +58,8 @@ class SizeBench:
         if not (MULTIPLE <= self.width <= LARGEST and self.width % MULTIPLE == 0):
             rule = f"must be a multiple of {MULTIPLE} up to {LARGEST}"
             raise ConfigError("--width", rule, value=self.width, remedy=f"use for example {LARGEST // 2}")
-        for name, values in (("--caps", self.caps), ("--seeds", self.seeds)):
-            if not values or len(set(values)) != len(values):
-                raise ConfigError(name, "must be one or more different values", value=list(values), remedy="list them")
+        require_distinct("--caps", self.caps)
+        require_distinct("--seeds", self.seeds)
         for text in self.caps:
             if not Amount.parse(text, subject="--caps").relative:
                 raise ConfigError("--caps", "must be shares", value=repr(text), remedy="write for example 6.4%,25%")
@@ -158,6 +157,16 @@ class SizeBenchResult:
             "findings": [asdict(finding) for finding in self.findings],
             "references": {cap: asdict(references) for cap, references in self.references.items()},
         }
+
+
+def require_distinct(name: str, values: Sequence[object]) -> None:
+    """Check a list of settings.
+
+    Raises:
+        ConfigError: It is empty, or something is in it twice.
+    """
+    if not values or len(set(values)) != len(values):
+        raise ConfigError(name, "must be one or more different values", value=list(values), remedy="list them")
 
 
 def bench_size(settings: SizeBench, *, progress: Progress | None = None) -> SizeBenchResult:

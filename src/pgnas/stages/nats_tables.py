@@ -1,6 +1,6 @@
-"""The size table of NATS-Bench: what its networks cost and what they achieved, trained for real.
+"""The tables of NATS-Bench: what its networks cost and what they achieved, trained for real.
 
-A table is an ``.npz`` file with the integer columns c1..c5, ``params`` and ``flops`` and at least one column of
+A size table is an ``.npz`` file with the integer columns c1..c5, ``params`` and ``flops`` and at least one column of
 accuracies. A search reads costs alone; accuracies score what it found, when it is over.
 """
 
@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from pgnas.errors import ConfigError, FileError
+from pgnas.supernets.nats_cells import EDGES, all_cells, format_cell
 
 WIDTHS = ("c1", "c2", "c3", "c4", "c5")
 COSTS = ("params", "flops")
+TOPOLOGY_COLUMNS = ("arch", "params_c10", "flops_c10")
 NEAR_CAP = 0.9
 """Networks of at least this share of the cap are "near" it."""
 
@@ -127,14 +129,105 @@ class SizeTable:
         )
 
     def _require(self, cap: float) -> None:
-        if not (self._flops <= cap).any():
-            cheapest = self._flops.min() / self.largest
-            raise ConfigError(
-                "--caps",
-                f"must be at least the cheapest network's {cheapest:.2%} of the largest's flops",
-                value=f"{cap / self.largest:.2%}",
-                remedy="raise the cap",
-            )
+        _require_cap(cap, int(self._flops.min()), self.largest)
+
+
+@dataclass(frozen=True)
+class TopologyRow:
+    """One cell of the topology table.
+
+    Attributes:
+        row: Its place in the table.
+        cell: The benchmark's string.
+        params: Parameters.
+        flops: Multiply-adds, and the classifier's bias.
+    """
+
+    row: int
+    cell: str
+    params: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class TopologyReferences:
+    """What the topology table holds under a cap, in the unit of its accuracies.
+
+    Attributes:
+        mean: All cells under it.
+        only_skips: The cell of skip connections alone, where differentiable searches collapse to.
+        best: The best cell.
+    """
+
+    mean: float
+    only_skips: float
+    best: float
+
+
+class TopologyTable:
+    """The topology table in memory: the column ``arch`` of cells' strings, costs and accuracies.
+
+    Args:
+        path: The ``.npz`` file.
+        column: Name of the column of accuracies.
+
+    Raises:
+        FileError: The file is no such table.
+        ConfigError: ``column`` is no column of accuracies.
+    """
+
+    def __init__(self, path: Path, *, column: str) -> None:
+        columns = _columns(path)
+        missing = [name for name in TOPOLOGY_COLUMNS if name not in columns]
+        cells: list[str] = [] if missing else [str(text) for text in columns["arch"].tolist()]
+        self._rows = {text: row for row, text in enumerate(cells)}
+        complete = bool(cells) and all(len(columns[name]) == len(cells) for name in TOPOLOGY_COLUMNS)
+        if not complete or not {format_cell(cell) for cell in all_cells()} <= set(self._rows):
+            rule = f"must be a table of NATS-Bench's topology space: columns {', '.join(TOPOLOGY_COLUMNS)}, every cell"
+            value = f"no column {missing[0]}" if missing else f"{len(cells)} cells"
+            raise FileError(str(path), rule, value=value, remedy="give an .npz file of such columns")
+        self._accuracy = columns[_accuracy_column(path, columns, column)]
+        self._params, self._flops = (columns[name].astype(np.int64) for name in TOPOLOGY_COLUMNS[1:])
+
+    @property
+    def largest(self) -> int:
+        """Flops of the most expensive cell's network."""
+        return int(self._flops.max())
+
+    @property
+    def cheapest(self) -> int:
+        """Flops of the cheapest cell's network: one without convolutions."""
+        return int(self._flops.min())
+
+    def row(self, cell: str) -> TopologyRow:
+        """The row of a cell."""
+        row = self._rows[cell]
+        return TopologyRow(row, cell, int(self._params[row]), int(self._flops[row]))
+
+    def accuracy(self, row: int) -> float:
+        """What the network of a row achieved."""
+        return float(self._accuracy[row])
+
+    def references(self, cap: float) -> TopologyReferences:
+        """What there is to compare with under a cap on the flops.
+
+        Raises:
+            ConfigError: No network is that cheap.
+        """
+        _require_cap(cap, self.cheapest, self.largest)
+        allowed = self._accuracy[self._flops <= cap]
+        skips = self._rows[format_cell(dict.fromkeys(EDGES, "skip_connect"))]
+        return TopologyReferences(float(allowed.mean()), float(self._accuracy[skips]), float(allowed.max()))
+
+
+def _require_cap(cap: float, cheapest: int, largest: int) -> None:
+    if cap < cheapest:
+        raise ConfigError(
+            "--caps",
+            f"must be at least the cheapest network's {cheapest / largest:.2%} of the largest's flops",
+            value=f"{cap / largest:.2%}",
+            remedy="raise the cap",
+        )
 
 
 def _columns(path: Path) -> dict[str, np.ndarray[Any, Any]]:

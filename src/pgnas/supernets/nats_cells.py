@@ -56,6 +56,22 @@ def parse_cell(text: str) -> dict[Edge, str]:
     return cell
 
 
+def connected(cell: CellChoice) -> dict[Edge, str]:
+    """The same cell with ``none`` where an operation lies on no path from the input to the output.
+
+    What it makes of the image then reaches nothing, or it makes nothing of it.
+    """
+    used = {edge for edge in EDGES if cell[edge] != "none"}
+    reached, reaching = {0}, {NODES - 1}
+    for source, target in sorted(used, key=lambda edge: edge[1]):
+        if source in reached:
+            reached.add(target)
+    for source, target in sorted(used, key=lambda edge: -edge[0]):
+        if target in reaching:
+            reaching.add(source)
+    return {(s, t): cell[s, t] if s in reached and t in reaching else "none" for s, t in EDGES}
+
+
 def all_cells() -> Iterator[dict[Edge, str]]:
     """Every cell: 5^6 = 15,625."""
     for operations in itertools.product(OPERATIONS, repeat=len(EDGES)):

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
+from pgnas.architecture import Architecture
 from pgnas.errors import ModelError
 from pgnas.nn.choice import OneOf
 from pgnas.supernets.nats_cells import EDGES, OPERATIONS, CellChoice, Edge, format_cell, parse_cell
@@ -78,6 +79,21 @@ def operation_modules(network: nn.Module) -> dict[Edge, dict[str, tuple[str, ...
         edge: {operation: modules(edge, operation) if operation in SUMMED else () for operation in OPERATIONS}
         for edge in EDGES
     }
+
+
+def chosen_cell(architecture: Architecture) -> dict[Edge, str]:
+    """The cell that an architecture of the supernet chooses, its first one's.
+
+    Raises:
+        ModelError: It is of another network, or keeps several operations on an edge.
+    """
+    gates = {edge: f"cells.0.edges.{edge_name(edge)}" for edge in EDGES}
+    kept = {edge: architecture.kept.get(gate, ()) for edge, gate in gates.items()}
+    if not all(len(units) == 1 for units in kept.values()):
+        raise ModelError(
+            "architecture", "must choose one operation an edge", remedy="pass one of a nats-topology search"
+        )
+    return {edge: OPERATIONS[units[0]] for edge, units in kept.items()}
 
 
 def network_of(supernet: nn.Module, cell: CellChoice) -> nn.Module:

@@ -1,0 +1,245 @@
+"""``pgnas bench nats-topology``: search NATS-Bench's cells, and look up what the cell found achieves.
+
+For each cap and seed the posterior of a smaller ``nats-topology`` network is learned on smaller images: one categorical
+gate an edge, shared by all cells. Candidates are ranked on held-out images. The operations of the best one are the row
+of the table; an operation that is not connected with input and output computes nothing, and counts as ``none``. The
+table's accuracy is read when the search is over.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pgnas.amounts import Amount
+from pgnas.architecture import Architecture
+from pgnas.config import RunConfig, Switch
+from pgnas.errors import ConfigError
+from pgnas.nn import measure
+from pgnas.progress import Progress, SilentReporter
+from pgnas.run_folder.storage import read_json, to_json, write_bytes
+from pgnas.stages.nats_bench import require_distinct
+from pgnas.stages.nats_tables import TopologyReferences, TopologyRow, TopologyTable
+from pgnas.stages.pipeline import run
+from pgnas.supernets.nats_cells import EDGES, connected, format_cell
+from pgnas.supernets.nats_topology import chosen_cell, nats_topology
+
+NO_CAP = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopologyBench:
+    """The settings of the benchmark: the same for every cap and every data set.
+
+    Attributes:
+        data: What ``--data`` of ``pgnas run`` takes.
+        table: The table, an ``.npz`` file.
+        out: A folder for the runs and ``results.json``; a rerun takes up where it was.
+        column: The table's column of accuracies.
+        caps: Caps on the flops, as shares of the largest cell's; ``"none"``: none.
+        seeds: A search each.
+        channels: Channels of the supernet's first stage; the benchmark's networks have 16.
+        cells: Cells a stage of the supernet; the benchmark's networks have 5.
+        image_size: Side of the images in the search; ``None``: as they are.
+        epochs: Epochs of the search.
+        weights_first: Of these those in which weights learn alone.
+        candidates: Architectures ranked.
+        compile: ``torch.compile``.
+    """
+
+    data: str
+    table: Path
+    out: Path
+    column: str = "c10_test_200ep"
+    caps: tuple[str, ...] = (NO_CAP, "50%")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    channels: int = 16
+    cells: int = 1
+    image_size: int | None = 16
+    epochs: int = 6
+    weights_first: float = 2.0
+    candidates: int = 64
+    compile: Switch = "auto"
+
+    def __post_init__(self) -> None:
+        require_distinct("--caps", self.caps)
+        require_distinct("--seeds", self.seeds)
+        for text in self.caps:
+            if text != NO_CAP and not Amount.parse(text, subject="--caps").relative:
+                raise ConfigError("--caps", "must be shares", value=repr(text), remedy="write for example none,50%")
+        nats_topology(channels=self.channels, cells=self.cells)
+        self.config(self.caps[0], self.seeds[0], None)
+
+    def cap(self, text: str) -> float:
+        """A cap as a share of the largest cell's flops; 1 for none."""
+        return 1.0 if text == NO_CAP else Amount.parse(text, subject="--caps").value
+
+    def config(self, cap: str, seed: int, max_macs: int | None) -> RunConfig:
+        """The settings of one search, the cap in multiply-adds of the supernet's networks."""
+        return RunConfig(
+            model=f"nats-topology:channels={self.channels},cells={self.cells}",
+            data=self.data,
+            out=str(self.out / f"cap{cap.strip().rstrip('%').strip()}-seed{seed}"),
+            granularity="operation",
+            image_size=self.image_size,
+            epochs=self.epochs,
+            prior="bernoulli" if max_macs is None else "gibbs",  # that all cells are equally likely, but for their cost
+            max_macs=None if max_macs is None else str(max_macs),
+            decide_at="never",
+            temperature=1.0,
+            logit_lr=0.02,
+            weights_first=self.weights_first,
+            candidates=self.candidates,
+            compile=self.compile,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True)
+class TopologyFinding:
+    """What one search found.
+
+    Attributes:
+        cap: The cap, as it was written.
+        seed: The seed.
+        network: The row of the table.
+        share: Its flops as a share of the largest cell's.
+        accuracy: What it achieved, from the table.
+        val_best: Validation accuracy of the best candidate, which chose it: optimistic.
+        mode: The posterior's most probable cell.
+        mode_accuracy: What that achieved, from the table; it may be over the cap.
+        seconds: Time of the search and the ranking.
+    """
+
+    cap: str
+    seed: int
+    network: TopologyRow
+    share: float
+    accuracy: float
+    val_best: float
+    mode: str
+    mode_accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TopologyBenchResult:
+    """What the searches found, and what there is to compare with.
+
+    Attributes:
+        settings: The settings.
+        findings: One a cap and seed.
+        references: What the table holds under each cap.
+    """
+
+    settings: TopologyBench
+    findings: tuple[TopologyFinding, ...]
+    references: Mapping[str, TopologyReferences]
+
+    def summary(self) -> list[str]:
+        """Tables in Markdown: every search, then the caps."""
+        lines = ["| cap | seed | cell | flops | true accuracy | most probable cell | minutes |"]
+        lines += ["|---|---|---|---|---|---|---|"]
+        lines += [
+            f"| {f.cap} | {f.seed} | `{f.network.cell}` | {f.share:.1%} | {f.accuracy:.2f} | {f.mode_accuracy:.2f} "
+            f"| {f.seconds / 60:.1f} |"
+            for f in self.findings
+        ]
+        lines += ["", "| cap | mean | standard deviation | lowest | all cells, mean | only skips | best cell |"]
+        lines += ["|---|---|---|---|---|---|---|"]
+        for cap, found in self.references.items():
+            values = [finding.accuracy for finding in self.findings if finding.cap == cap]
+            spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else "-"
+            lines.append(
+                f"| {cap} | {statistics.mean(values):.2f} | {spread} | {min(values):.2f} | {found.mean:.2f} "
+                f"| {found.only_skips:.2f} | {found.best:.2f} |"
+            )
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value."""
+        settings = asdict(self.settings) | {"table": str(self.settings.table), "out": str(self.settings.out)}
+        return {
+            "bench": "nats-topology",
+            "settings": settings,
+            "findings": [asdict(finding) for finding in self.findings],
+            "references": {cap: asdict(references) for cap, references in self.references.items()},
+        }
+
+
+def bench_topology(settings: TopologyBench, *, progress: Progress | None = None) -> TopologyBenchResult:
+    """Do all searches, score what they found, and write ``results.json``.
+
+    Raises:
+        ConfigError: A setting breaks a rule.
+        FileError: The table is none.
+        DataError: The data cannot be read.
+        RunError: A search went wrong; what was saved stays.
+    """
+    progress = progress or SilentReporter()
+    table = TopologyTable(settings.table, column=settings.column)
+    caps = {cap: settings.cap(cap) * table.largest for cap in settings.caps}
+    references = {cap: table.references(flops) for cap, flops in caps.items()}  # a cap too low is refused here
+    findings = []
+    for cap in settings.caps:
+        for seed in settings.seeds:
+            progress.note(f"nats-topology: cap {cap}, seed {seed}")
+            findings.append(_search(settings, table, cap, seed, progress))
+    result = TopologyBenchResult(settings, tuple(findings), references)
+    write_bytes(settings.out / "results.json", to_json(result.to_json(), indent=1).encode())
+    return result
+
+
+def _search(settings: TopologyBench, table: TopologyTable, cap: str, seed: int, progress: Progress) -> TopologyFinding:
+    """One search, and then its row."""
+    max_macs = None if cap == NO_CAP else supernet_cap(settings, settings.cap(cap) * table.largest, table)
+    config = settings.config(cap, seed, max_macs)
+    values = run(config, until="sample", progress=progress).values
+    path = Path(config.out) / "architecture.json"
+    network = table.row(_cell(Architecture.from_json(read_json(path), subject=str(path))))
+    mode = table.row(_cell(_mode(Path(config.out))))
+    return TopologyFinding(
+        cap,
+        seed,
+        network,
+        network.flops / table.largest,
+        table.accuracy(network.row),
+        values["candidates"]["val_best"],
+        mode.cell,
+        table.accuracy(mode.row),
+        values["seconds"]["search"] + values["seconds"]["sample"],
+    )
+
+
+def _mode(run_folder: Path) -> Architecture:
+    """The likeliest option of every choice, from the run's summary."""
+    summary: Any = read_json(run_folder / "supernet.json")
+    choices = summary["choices"]
+    kept = {name: (max(range(len(p)), key=list(p.values()).__getitem__),) for name, p in choices.items()}
+    return Architecture({name: len(p) for name, p in choices.items()}, kept)
+
+
+def _cell(architecture: Architecture) -> str:
+    """The string of a cell, without the operations that are connected with nothing."""
+    return format_cell(connected(chosen_cell(architecture)))
+
+
+def supernet_cap(settings: TopologyBench, flops: float, table: TopologyTable) -> int:
+    """The cap on the supernet's cells that stands for a cap on the benchmark's networks.
+
+    Both cost so much a 3x3 convolution in the cell, a ninth of that a 1x1 convolution, and something in any case.
+    """
+    side = settings.image_size or 32
+    image = torch.zeros(1, 3, side, side)
+
+    def macs(operation: str) -> int:
+        cell = format_cell(dict.fromkeys(EDGES, operation))
+        return measure(nats_topology(channels=settings.channels, cells=settings.cells, cell=cell), (image,)).macs
+
+    least, most = macs("skip_connect"), macs("nor_conv_3x3")
+    return int(least + (most - least) * (flops - table.cheapest) / (table.largest - table.cheapest))
