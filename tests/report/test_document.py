@@ -264,7 +264,7 @@ def test_a_run_that_has_just_begun_has_a_report() -> None:
 
 
 def test_a_sentence_of_the_result_is_the_headline() -> None:
-    assert headline({"sentence": "found network: 81.2 %", "found": {"val_accuracy": 0.1}}) == "found network: 81.2 %"
+    assert headline({"sentence": "found network: 81.2 %", "found": {"val_accuracy": 0.1}}) == "Found network: 81.2 %."
 
 
 def test_a_cap_on_parameters_alone_decides_the_axis() -> None:

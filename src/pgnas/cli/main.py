@@ -145,6 +145,7 @@ def evaluate(
 
 app.command(viewing.report, sort_key=len(STAGES), help=STAGES["report"])
 app.command(viewing.status, sort_key=len(STAGES))
+app.command(viewing.compare, sort_key=len(STAGES))
 
 
 @app.command(sort_key=len(STAGES))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from pgnas.console import format_fields, print_lines
+from pgnas.console import format_fields, print_either, print_lines
 from pgnas.progress import clock_time
 
 if TYPE_CHECKING:
@@ -39,7 +39,34 @@ def report(
     written = redraw(path, against=against, out=out)
     print_lines([str(written)])
     if open_:
-        webbrowser.open(written.resolve().as_uri())
+        _show(written)
+
+
+def compare(
+    *paths: Annotated[Path, Parameter(name="RUN")],
+    out: Path = Path("compare.html"),
+    open_: Annotated[bool, Parameter(name="--open", negative=())] = False,
+) -> None:
+    """Compare runs: one table, and one page with figures; none of the runs is disturbed.
+
+    Args:
+        paths: Two run folders or more, finished or not.
+        out: The page to write.
+        open_: Show it in a browser.
+    """
+    from pgnas.cli import tables
+    from pgnas.stages.comparing import compare as read
+
+    found = read(paths, out=out)
+    sections = found.sections()
+    print_either(tables.plain(sections), lambda width: tables.fancy(sections, width))
+    print_lines([f"page: {found.page}"])
+    if open_:
+        _show(found.page)
+
+
+def _show(page: Path) -> None:
+    webbrowser.open(page.resolve().as_uri())
 
 
 def status(path: Annotated[Path, Parameter(name="RUN")], /) -> None:

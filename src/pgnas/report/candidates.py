@@ -52,13 +52,12 @@ def candidates_figure(candidates: Sequence[Row], result: Row) -> str:
             panels[0].axvline(limit, color=SECOND, linestyle="--", linewidth=1.2, label="cap")
         _readable(panels[0], [*(p.cost for p in points), *([limit] if limit is not None else [])])
         if trained:
-            panels[0].set_title("candidates, not trained further", loc="left", fontsize=11)
-            panels[1].set_title("beside trained networks", loc="left", fontsize=11)
             _draw_trained(panels[1], points, winner, trained)
         for axes in panels:
             _name_axes(axes, kind, [point.cost for point in points])
             handles, names = axes.get_legend_handles_labels()
-            axes.legend(handles, names, loc="best", handletextpad=0.4, handlelength=1.2)
+            above = {"loc": "lower left", "bbox_to_anchor": (-0.12, 1.0)}
+            axes.legend(handles, names, **above, ncols=3, handletextpad=0.4, handlelength=1.2, columnspacing=1)
 
     low, high = min(p.accuracy for p in points), max(p.accuracy for p in points)
     label = (

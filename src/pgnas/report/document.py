@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from pgnas.report.distributions import accuracies, histogram_figure
 from pgnas.report.keeping import keep_figure
 from pgnas.report.network import network_figure
 from pgnas.report.reliability import reliability_figure
+from pgnas.report.sureness import about_the_accuracy, about_the_choice, prediction_tables
 from pgnas.report.values import (
     DASH,
     Row,
@@ -29,6 +29,10 @@ from pgnas.report.values import (
 
 _KINDS = ("macs", "params")
 _ACCURACIES = ("test_accuracy", "val_accuracy")
+CANDIDATES = (
+    "Candidates drawn from the posterior, not fine-tuned; below, where there are any, networks trained to the "
+    "end beside them."
+)
 DRAWING = (
     "Operations from the images down. A box is filled as far as its channels are kept; dashed ones are dropped. "
     "Point at one for more."
@@ -64,6 +68,7 @@ def render_report(
         "".join(f"<p>{text(sentence)}</p>\n" for sentence in _details(result)),
         "</header>\n",
         page.part("Networks", _networks(result)),
+        page.part("How sure the predictions are", prediction_tables(section(result, "uncertainty"))),
         page.part("Candidates", page.figures(_of_candidates(result, candidates, others or {}))),
         page.part("The found network", page.figure(network_figure(operations, supernet_summary), DRAWING)),
         page.part("What is left of each layer", _layers(supernet_summary)),
@@ -77,7 +82,7 @@ def render_report(
 
 
 def _of_candidates(result: Row, candidates: Sequence[Row], others: Mapping[str, Sequence[Row]]) -> Iterator[str]:
-    yield page.figure(candidates_figure(candidates, result), "Candidates drawn from the posterior, not fine-tuned.")
+    yield page.figure(candidates_figure(candidates, result), CANDIDATES)
     groups = {"this run": accuracies(candidates)} | {name: accuracies(rows) for name, rows in others.items()}
     yield page.figure(histogram_figure(groups), "How good the candidates are, not fine-tuned.")
 
@@ -91,8 +96,9 @@ def _of_training(history: Sequence[Row], reliability: object) -> Iterator[str]:
 
 def headline(result: Mapping[str, Any]) -> str:
     """The result in one sentence."""
-    if isinstance(result.get("sentence"), str):
-        return str(result["sentence"])
+    sentence = result.get("sentence")
+    if isinstance(sentence, str) and sentence:
+        return f"{sentence[0].upper()}{sentence[1:]}."
     found, full = section(result, "found"), section(result, "full")
     if not found:
         return "The run has not found a network yet."
@@ -115,13 +121,11 @@ def _details(result: Mapping[str, Any]) -> list[str]:
         if limit is not None and used is not None:
             verdict = "is met" if used <= limit else "is exceeded"
             sentences.append(f"The cap of {count(limit)} {cost_name(kind)} {verdict}: the network has {count(used)}.")
-    interval = _interval(found)
-    if interval:
-        sentences.append(interval)
+    sentences += about_the_accuracy(found)
     drawn = section(result, "candidates")
     if number(drawn.get("count")) is not None:
         sentences.append(_choice(drawn))
-    return sentences
+    return [*sentences, *about_the_choice(section(result, "choice"))]
 
 
 def _choice(drawn: Row) -> str:
@@ -134,20 +138,6 @@ def _choice(drawn: Row) -> str:
     return (
         f"{text}, whose validation accuracy before any further training was {percent(drawn.get('val_mean'))} ± "
         f"{percent(drawn.get('val_std'))} (mean and standard deviation), {percent(drawn.get('val_best'))} at best."
-    )
-
-
-def _interval(found: Row) -> str:
-    """Wilson's 95 % interval of the test accuracy, if the number of test images is known."""
-    accuracy, images = number(found.get("test_accuracy")), number(found.get("test_images"))
-    if accuracy is None or not images or not 0 <= accuracy <= 1:
-        return ""
-    z = 1.96
-    centre = (accuracy + z**2 / (2 * images)) / (1 + z**2 / images)
-    half = z / (1 + z**2 / images) * math.sqrt(accuracy * (1 - accuracy) / images + z**2 / (4 * images**2))
-    return (
-        f"As there are {count(images)} test images, its accuracy on others like them lies between "
-        f"{percent(centre - half)} and {percent(centre + half)} (95 % confidence)."
     )
 
 

@@ -41,6 +41,7 @@ thead th { color: var(--muted); font-weight: 600; font-size: .9rem; vertical-ali
 tbody th { font-weight: 400; }
 tr.found th, tr.found td { font-weight: 650; }
 .number { text-align: right; white-space: nowrap; }
+.bounds { font-size: .85em; }
 .name { min-width: 6.5rem; }
 .bar { display: block; width: 10rem; height: .7rem; margin: .45rem 0; background: var(--soft);
   border: 1px solid var(--rule); }
@@ -107,6 +108,11 @@ def cell(value: object) -> str:
 def number_cell(shown: str) -> str:
     """A table cell of a number, aligned right."""
     return f'<td class="number">{text(shown)}</td>'
+
+
+def measured_cell(shown: str, bounds: str) -> str:
+    """A table cell of a number with what it lies between below it."""
+    return f'<td class="number">{text(shown)}<br><span class="muted bounds">{text(bounds)}</span></td>'
 
 
 def bar_cell(share: float | None) -> str:

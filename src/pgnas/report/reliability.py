@@ -7,11 +7,11 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pgnas.report.svg import FIRST, INK, MUTED, RULE, SECOND, THIRD, legible, svg
+from pgnas.report.sureness import NETWORKS
+from pgnas.report.svg import FIRST, INK, MUTED, SECOND, THIRD, legible, svg
 from pgnas.report.values import number, percent, rows, section
 
-_STYLES = [(FIRST, "o"), (SECOND, "s"), (THIRD, "D"), (MUTED, "^"), (INK, "v")]
-_NAMES = {"found": "found network", "ensemble": "posterior average", "full": "full network"}
+_STYLES = [(FIRST, "o"), (SECOND, "s"), (THIRD, "D"), (INK, "^"), (MUTED, "v")]
 
 Bin = tuple[float, float, float]
 """Mean confidence, accuracy, number of images."""
@@ -24,7 +24,7 @@ def reliability_figure(reliability: object) -> str:
         reliability: ``reliability.json``: a network's name to ``{"bins": [{confidence, accuracy, count}, ...]}``.
     """
     networks = {
-        _NAMES.get(str(name), str(name)): bins
+        NETWORKS.get(str(name), str(name)): bins
         for name, value in section({"all": reliability}, "all").items()
         if (bins := _bins(section({"one": value}, "one").get("bins")))
     }
@@ -33,13 +33,14 @@ def reliability_figure(reliability: object) -> str:
 
     def draw(figure: Figure) -> None:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        above.plot([0, 100], [0, 100], color=RULE, linewidth=1.5, label="as sure as right", zorder=1)
+        above.plot([0, 100], [0, 100], color=MUTED, linewidth=1.2, linestyle="--", label="as sure as right", zorder=1)
         for index, (name, bins) in enumerate(networks.items()):
             colour, marker = _STYLES[index % len(_STYLES)]
             _draw(above, below, legible(name, 28), bins, colour, marker)
         above.set_ylabel("right, %")
         above.set_ylim(-4, 104)
         below.set_yscale("symlog", linthresh=1)
+        below.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         below.set_ylim(bottom=0)
         below.set_ylabel("images")
         below.set_xlabel("confidence, %")
