@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ def test_the_python_examples_run_one_after_another_and_the_commands_on_their_run
     torch.manual_seed(0)
     with temporary_rules():
         run_examples(tmp_path)
+    shutil.copytree("runs/readme", "runs/again")  # as another run
     commands = [c for c in COMMANDS if c.startswith(ON_A_RUN)]
     assert commands
     for command in commands:
@@ -56,7 +58,7 @@ def run_examples(tmp_path):
     assert names["result"]["found"]["test_accuracy"] > 0.5
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "front", "predict", "report"])
+@pytest.mark.parametrize("verb", ["evaluate", "front", "predict", "report", "compare"])
 def test_the_flags_of_the_other_commands_are_the_real_ones(verb):
     rows = re.findall(rf"\| flag of `pgnas {verb}` .*\n\|[-|]+\n((?:\|.*\n)+)", README)
     documented = re.findall(r"^\| `(--[a-z-]+)`", rows[0], re.MULTILINE)
