@@ -230,3 +230,16 @@ def test_ties_and_exclusions_name_choices() -> None:
 def test_inspect_counts_architectures_of_choices() -> None:
     found = pgnas.inspect(Cells().double(), images())
     assert found.log10_architectures == pytest.approx(6 * math.log10(5) + (found.units - 30) * math.log10(2))
+
+
+def test_a_posterior_over_operations_is_moved_to_another_cost() -> None:
+    """Of two options of a choice the dearer gets the less likely, by the difference of their costs."""
+    gated = supernet(Cells(), images(dtype=torch.float32))
+    full = float(gated.expected_cost("macs").detach())
+    for share in (2.0, 0.8, 0.5):
+        gated.retarget_("macs", share * full)
+        assert float(gated.expected_cost("macs").detach()) == pytest.approx(share * full, abs=1e-3)
+    chosen = gated.keep_probabilities()
+    gate = next(name for name in chosen if name.endswith("cells.0.a"))
+    options = list(chosen[gate])
+    assert options[2] < options[3] < options[1]  # conv, point, skip

@@ -164,24 +164,40 @@ class Gates(nn.Module):
         self.closed.copy_(closed)
         self._any_closed = bool(closed.any())
 
+    def natural(self) -> Tensor:
+        """What a prior's cost shifts, (U,): :meth:`logits`, and of an option its own logit in its choice's softmax."""
+        if self.choice_logits is None:
+            return self.logits()
+        return torch.cat([self.logits()[: self.free], self.choice_logits])
+
+    def logits_of(self, natural: Tensor) -> Tensor:
+        """The :meth:`logits` that belong to other values of :meth:`natural`, (U,)."""
+        if self.choice_logits is None:
+            return natural
+        options = Choices(natural[self.free :], self.choice_of_option, self.choices_count)
+        return torch.cat([natural[: self.free], options.keep_logits()])
+
+    @torch.no_grad()
+    def set_natural_(self, natural: Tensor) -> None:
+        """The inverse of :meth:`natural`; units that share a logit must agree."""
+        own = natural[: self.free]
+        if self.choice_logits is not None:
+            self.choice_logits.copy_(natural[self.free :])
+        if self.unit_logits is not None:
+            self.unit_logits.copy_(own)
+            if self.group_logits is not None:  # open: their product with a unit's is the unit's
+                self.group_logits.fill_(-CLOSED)
+        elif self.group_logits is not None:
+            self.group_logits[self.group_of_unit] = own.to(self.group_logits)
+
     def shared(self, values: Tensor) -> Tensor:
         """Values (U,) of units, each replaced by the mean of those that share its logit."""
         if self.unit_logits is not None:
             return values
-        groups = values.new_zeros(int(self.group_of_unit.max()) + 1)
-        sums = groups.index_add(0, self.group_of_unit, values)
-        counts = groups.index_add(0, self.group_of_unit, torch.ones_like(values))
-        return (sums / counts)[self.group_of_unit]
-
-    @torch.no_grad()
-    def set_logits_(self, logits: Tensor) -> None:
-        """Give every unit the logit of its keep probability, (U,); units that share a logit must agree."""
-        if self.unit_logits is not None:
-            self.unit_logits.copy_(logits)
-            if self.group_logits is not None:  # open: their product with a unit's is the unit's
-                self.group_logits.fill_(-CLOSED)
-        elif self.group_logits is not None:
-            self.group_logits[self.group_of_unit] = logits.to(self.group_logits)
+        groups = values.new_zeros(int(self.group_of_unit.max()) + 1 if self.free else 0)
+        sums = groups.index_add(0, self.group_of_unit, values[: self.free])
+        counts = groups.index_add(0, self.group_of_unit, torch.ones_like(values[: self.free]))
+        return torch.cat([(sums / counts)[self.group_of_unit], values[self.free :]])
 
     @torch.no_grad()
     def settle_(self) -> None:

@@ -229,14 +229,12 @@ class Supernet(nn.Module):
         Raises:
             InputError: The gates cannot reach it.
         """
-        if self.gates.choices() is not None:
-            remedy = "search once for each cap"
-            raise ModelError("a posterior with choices", "cannot be brought to another cost", remedy=remedy)
-        logits, cost = self.gates.logits().detach().double(), partial(self.expected_cost_at, kind)
+        natural = self.gates.natural().detach().double()
+        logits, cost = self.gates.logits_of(natural), partial(self.expected_cost_at, kind)
         slopes = self.gates.shared(bayes.cost_slopes(cost, logits))
         slopes = slopes.masked_fill(logits < CLOSED / 2, 0.0)  # what was closed for good stays so
-        found = bayes.retarget(logits, slopes, cost, target)
-        self.gates.set_logits_(found.logits)
+        found = bayes.retarget(natural, slopes, lambda moved: cost(self.gates.logits_of(moved)), target)
+        self.gates.set_natural_(found.logits)
         return found
 
     def weight_sq(self) -> Tensor:
