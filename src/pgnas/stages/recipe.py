@@ -33,10 +33,10 @@ FORWARD_SHARE = 1 / 3
 FIRST_SHARE = 0.25
 """Share of the supernet's epochs in which only weights learn, where operations are chosen: without it the logits follow
 the operations that are easiest to train at first, those without weights."""
-RECOMPILING_SHARE = 0.3
-"""Multiply-adds that repay another warm-up of ``torch.compile`` if saved, as a share of those that repay the first.
+RECOMPILING_SHARE = 1.5
+"""Multiply-adds that repay another warm-up of ``torch.compile`` if saved, as a multiple of those that repay the first.
 
-The first is repaid by part of each step's time, these by all of it.
+A compiled step of a supernet of 21.7 M multiply-adds took 59 ms for 128 images on two cores: a minute is 2.8e12 of them.
 """
 AUGMENTATION_FACTOR = 10.0
 """N of the ELBO is this many times the training examples when they are augmented, as in the paper."""
