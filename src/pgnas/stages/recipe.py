@@ -36,7 +36,7 @@ the operations that are easiest to train at first, those without weights."""
 RECOMPILING_SHARE = 1.5
 """Multiply-adds that repay another warm-up of ``torch.compile`` if saved, as a multiple of those that repay the first.
 
-A compiled step of a supernet of 21.7 M multiply-adds took 59 ms for 128 images on two cores: a minute is 2.8e12 of them.
+A compiled step of a supernet of 21.7 M multiply-adds took 59 ms for 128 images on two cores: a minute has 2.8e12.
 """
 AUGMENTATION_FACTOR = 10.0
 """N of the ELBO is this many times the training examples when they are augmented, as in the paper."""
