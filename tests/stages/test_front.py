@@ -9,14 +9,17 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import pgnas
 from pgnas import stages
+from pgnas.architecture import Architecture
 from pgnas.cli import main
 from pgnas.config import RunConfig
 from pgnas.errors import ConfigError, RunFolderError
 from pgnas.stages import exporting, finishing
 from pgnas.stages.front import FrontSettings, front, mark_dominated
+from pgnas.supernets import build_model
 
 CAPS = FrontSettings(caps=("60%", "30%"), epochs=1)
 
@@ -86,7 +89,31 @@ def test_a_killed_front_ends_as_the_whole_one(made, searched, tmp_path):
         assert both[0] == both[1]
 
 
+def test_a_point_begins_with_what_the_next_larger_one_learned(made, searched):
+    larger, smaller = (searched / "front" / name for name in ("macs-60pct", "macs-30pct"))
+    architecture = Architecture.from_json(json.loads((larger / "architecture.json").read_text()))
+    network = build_model(
+        "multibranch-resnet:width=4,stages=1,blocks=1", in_channels=1, num_classes=10, image_size=(8, 8), seed=0
+    ).module
+    handed = pgnas.supernet(network, torch.zeros(2, 1, 8, 8))
+    handed.load_state_dict(load_file(smaller / "posterior.safetensors"))
+    trained = load_file(larger / "found.safetensors")
+    parameters = dict(pgnas.extract(handed, architecture).named_parameters())
+    assert parameters
+    for name, value in parameters.items():
+        assert torch.equal(value.detach(), trained[name])
+    first = load_file(searched / "posterior.safetensors")
+    assert all(torch.equal(value, first[name]) for name, value in weights_of(larger).items())
+    assert not all(torch.equal(value, first[name]) for name, value in weights_of(smaller).items())
+
+
+def weights_of(folder):
+    return {n: t for n, t in load_file(folder / "posterior.safetensors").items() if n.startswith("body")}
+
+
 def test_a_point_under_other_settings_is_another(made, searched):
+    with pytest.raises(RunFolderError, match="another --start"):
+        front(searched, FrontSettings(caps=("30%",), epochs=1, start="search"))
     with pytest.raises(RunFolderError, match="other settings"):
         front(searched, FrontSettings(caps=("30%",), epochs=2))
 
@@ -95,8 +122,15 @@ def test_what_cannot_be_is_refused(searched, tmp_path, capsys):
     with pytest.raises(ConfigError, match="--caps"):
         front(searched, FrontSettings(caps=("400G",)))
     assert not (searched / "front" / "macs-400G").exists()
-    for settings in ({}, {"caps": ("20%",), "points": 2}, {"points": 0}, {"caps": ("x",)}, {"points": 2, "epochs": -1}):
-        with pytest.raises(ConfigError, match=r"--caps|--points|--epochs"):
+    for settings in (
+        {},
+        {"caps": ("20%",), "points": 2},
+        {"points": 0},
+        {"caps": ("x",)},
+        {"points": 2, "epochs": -1},
+        {"points": 1, "start": "x"},
+    ):
+        with pytest.raises(ConfigError, match=r"--caps|--points|--epochs|--start"):
             FrontSettings(**settings)
     assert main(["front", str(tmp_path), "--points", "2"]) == 2
     assert "must be a run folder" in capsys.readouterr().err

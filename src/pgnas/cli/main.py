@@ -187,6 +187,7 @@ def front(
     points: Annotated[int | None, _WHOLE] = None,
     epochs: Annotated[int, _WHOLE] = 2,
     cost: Literal["macs", "params"] = "macs",
+    start: Literal["larger", "search"] = "larger",
 ) -> None:
     """Networks for several caps from the one search of a run: its posterior is re-targeted to each.
 
@@ -199,12 +200,13 @@ def front(
         points: Instead of caps: so many, evenly spaced.
         epochs: Epochs that each network is trained after it was chosen.
         cost: What is capped: multiply-adds or parameters.
+        start: Weights with which each begins: those of the next larger network, trained, or those of the search.
     """
     with reporter() as progress:
         from pgnas.stages.front import FrontSettings
         from pgnas.stages.front import front as make_front
 
-        settings = FrontSettings(caps=caps, points=points, epochs=epochs, cost=cost)
+        settings = FrontSettings(caps=caps, points=points, epochs=epochs, cost=cost, start=start)
         result = make_front(path, settings, progress=progress)
     print_lines(result.summary())
 

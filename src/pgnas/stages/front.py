@@ -9,27 +9,34 @@ from __future__ import annotations
 import copy
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from pgnas.amounts import Amount
+from pgnas.architecture import Architecture
 from pgnas.config import RunConfig
 from pgnas.data import DataSet
 from pgnas.errors import ConfigError, RunFolderError
+from pgnas.nn import Supernet, extract_small
 from pgnas.processes import join
 from pgnas.progress import Progress, SilentReporter
 from pgnas.report.front import front_figure
 from pgnas.run_folder import RunFolder, SharedFolder
+from pgnas.run_folder.tensors import load_tensors
 from pgnas.stages import pipeline
 from pgnas.stages.context import Context
 from pgnas.stages.result import RunResult
 from pgnas.stages.searching import describe_supernet
 
 Cost = Literal["macs", "params"]
+Start = Literal["larger", "search"]
 FOLDER = "front"
 _COLUMNS = (
     "cap", "macs", "params", "val_accuracy", "test_accuracy", "val_untrained", "dominated", "expected_cost", "spent",
@@ -46,12 +53,14 @@ class FrontSettings:
         points: Instead of ``caps``: so many, evenly spaced between nothing and the full network.
         epochs: Epochs that each network is trained after it was chosen.
         cost: What is capped: multiply-adds or parameters.
+        start: Weights with which each network begins: those of the next larger one, trained, or those of the search.
     """
 
     caps: tuple[str, ...] = ()
     points: int | None = None
     epochs: int = 2
     cost: Cost = "macs"
+    start: Start = "larger"
 
     def __post_init__(self) -> None:
         if bool(self.caps) == (self.points is not None):
@@ -62,6 +71,8 @@ class FrontSettings:
                 raise ConfigError(flag, "must lie between 0 and 1000", value=count, remedy="choose a number inside")
         if self.cost not in ("macs", "params"):
             raise ConfigError("--cost", "must be one of macs, params", value=repr(self.cost), remedy="choose one")
+        if self.start not in ("larger", "search"):
+            raise ConfigError("--start", "must be one of larger, search", value=repr(self.start), remedy="choose one")
         for cap in self.caps:
             Amount.parse(cap, subject="--caps")
 
@@ -122,13 +133,17 @@ def front(
             raise RunFolderError(str(path), "must have the stage search done", remedy=f"run pgnas search {path} first")
         run = Context(folder, progress, model=model, data=data, processes=processes)
         targets = _targets(run, settings)
-        results = []
-        for cap, target in targets.items():
+        weights = copy.deepcopy(run.posterior)
+        rows: list[dict[str, Any]] = []
+        for cap, target in reversed(targets.items()):
             config = _point_config(run, settings, cap)
-            facts = _begin(run, config, settings.cost, target)
+            facts = _begin(run, config, weights, settings, target)
             progress.note(f"front: {cap} of {settings.cost}")
-            results.append((cap, facts, pipeline.run(config, progress=progress, model=model, data=run.data)))
-        points = mark_dominated([_row(run, *result) for result in results], settings.cost)
+            result = pipeline.run(config, progress=progress, model=model, data=run.data)
+            rows.insert(0, _row(run, cap, facts, result))
+            if settings.start == "larger":
+                _learn_from(weights, result.path)
+        points = mark_dominated(rows, settings.cost)
         _write(folder, points, settings)
         return FrontResult(folder.path / FOLDER, tuple(points))
 
@@ -142,14 +157,20 @@ def _targets(run: Context, settings: FrontSettings) -> dict[str, float]:
         if share > 1 or share * full < 1:
             rule = f"must lie between 1 and the network's {full:,}"
             raise ConfigError("--caps", rule, value=cap, remedy="change the cap")
-        _retargeted(run, settings.cost, share)  # refused before any network is trained
+        copy.deepcopy(run.posterior).retarget_(settings.cost, share)  # refused before any network is trained
     return targets
 
 
-def _retargeted(run: Context, cost: Cost, target: float) -> Any:
-    """A copy of the posterior at another cost, and how it got there."""
-    supernet = copy.deepcopy(run.posterior)
-    return supernet, supernet.retarget_(cost, target)
+@torch.no_grad()
+def _learn_from(weights: Supernet, path: Path) -> None:
+    """Take over into a supernet what a point's network learned: weights and statistics of the channels it kept."""
+    tensors, _ = load_tensors(path / "found.safetensors")
+    architecture = Architecture.from_json(json.loads((path / "architecture.json").read_bytes()), subject=str(path))
+    whole = dict(chain(weights.body.named_parameters(), weights.body.named_buffers()))
+    small = extract_small(weights, architecture)
+    for name, tensor in tensors.items():
+        if name in whole:  # constants are not
+            small.put_(name, whole[name], tensor)
 
 
 def _point_config(run: Context, settings: FrontSettings, cap: str) -> RunConfig:
@@ -172,11 +193,14 @@ def _point_config(run: Context, settings: FrontSettings, cap: str) -> RunConfig:
     )
 
 
-def _begin(run: Context, config: RunConfig, cost: Cost, target: float) -> Mapping[str, Any]:
+def _begin(
+    run: Context, config: RunConfig, weights: Supernet, settings: FrontSettings, target: float
+) -> Mapping[str, Any]:
     """Make the point's folder with the re-targeted posterior as its search's; what the search came to."""
     with SharedFolder.share(run.processes, lambda: RunFolder.create_or_resume(config)) as point:
         if not point.stage_done("search"):
-            supernet, found = _retargeted(run, cost, target)
+            supernet = copy.deepcopy(weights)
+            found = supernet.retarget_(settings.cost, target)
             point.save_tensors("posterior.safetensors", supernet.state_dict(), {"space": supernet.open().space})
             point.save_tensors("momentum.safetensors", run.folder.load_tensors("momentum.safetensors")[0])
             point.write_json("supernet.json", describe_supernet(supernet))
@@ -185,9 +209,14 @@ def _begin(run: Context, config: RunConfig, cost: Cost, target: float) -> Mappin
                 "val_accuracy": run.score(supernet, run.data.estimate).metric,
                 "expected_cost": found.cost,
                 "shift": found.shift,
+                "start": settings.start,
             }
             point.mark_done("search", 0.0, **facts)
-        return point.stage_facts("search")
+        facts = dict(point.stage_facts("search"))
+        if facts.get("start") != settings.start:
+            remedy = f"add --start {facts.get('start')}, or remove that folder"
+            raise RunFolderError(config.out, "was made with another --start", value=settings.start, remedy=remedy)
+        return facts
 
 
 def _row(run: Context, cap: str, searched: Mapping[str, Any], result: RunResult) -> dict[str, Any]:

@@ -1,0 +1,89 @@
+"""A front from one search against one search a cap, each after the same total compute.
+
+    PGNAS_DATA=folder python bench/front.py --total 20 --caps 20% 35% 50% 65% 80%
+
+Compute is counted in epochs of the full network (multiply-adds x examples). The front's search, at the cap in the
+middle, has what its points' tuning leaves of the total; each of the single searches has all of it (``--budget``,
+decided after a quarter). The folder holds CIFAR-10 as cifar10.tar or unpacked as cifar10/{train,test}/<class>/<image>,
+read at 16x16; without it the digits of scikit-learn stand in. Everything is resumable: an interrupted bench goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from cifar16 import find_cifar
+
+from pgnas.amounts import parse_share
+from pgnas.config import RunConfig
+from pgnas.console import make_reporter
+from pgnas.stages import run
+from pgnas.stages.front import FrontSettings, front
+
+
+def main() -> None:
+    """Make the front and the single searches, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--caps", nargs="+", default=["20%", "35%", "50%", "65%", "80%"])
+    parser.add_argument("--total", type=int, default=20, help="epochs of the full network that everything may cost")
+    parser.add_argument("--tuning", type=int, default=2, help="epochs that each point of the front is trained")
+    parser.add_argument("--start", default="larger", choices=("larger", "search"), help="as of pgnas front")
+    parser.add_argument("--model", default="multibranch-resnet:width=32,blocks=1")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/bench/front"))
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    points = make_front(arguments)
+    rows = [{**point, "single": single(arguments, point["cap"])} for point in points]
+    (arguments.out / "results.json").write_text(json.dumps(rows, indent=2))
+    print("| cap | front: multiply-adds | before tuning: val. | val. | test | single search: test | front - single |")
+    print("|---|---|---|---|---|---|---|")
+    for row in rows:
+        print(
+            f"| {row['cap']} | {row['macs']:,} | {row['val_untrained']:.4f} | {row['val_accuracy']:.4f} "
+            f"| {row['test_accuracy']:.4f} | {row['single']:.4f} "
+            f"| {100 * (row['test_accuracy'] - row['single']):+.2f} points |"
+        )
+
+
+def settings(arguments: argparse.Namespace, name: str, **chosen: object) -> RunConfig:
+    """The settings that all searches share, and some of their own."""
+    has_cifar = bool(os.environ.get("PGNAS_DATA"))
+    return RunConfig(
+        model=arguments.model,
+        data=str(find_cifar(arguments.out)) if has_cifar else "digits",
+        image_size=16 if has_cifar else None,
+        out=str(arguments.out / f"{name}-{arguments.total}-seed{arguments.seed}"),
+        seed=arguments.seed,
+        **chosen,
+    )
+
+
+def make_front(arguments: argparse.Namespace) -> list[dict]:
+    """One search and its points."""
+    shares = [parse_share(cap, subject="--caps", otherwise="none") for cap in arguments.caps]
+    epochs = int(arguments.total - arguments.tuning * sum(shares))
+    middle = arguments.caps[len(arguments.caps) // 2]
+    config = settings(arguments, "front", epochs=epochs, max_macs=middle, decide_at="never")
+    reporter = make_reporter()
+    run(config, until="search", progress=reporter)
+    wanted = FrontSettings(caps=tuple(arguments.caps), epochs=arguments.tuning, start=arguments.start)
+    found = front(config.out, wanted, progress=reporter)
+    reporter.close()
+    return [dict(point) for point in found.points]
+
+
+def single(arguments: argparse.Namespace, cap: str) -> float:
+    """Test accuracy of a search for one cap alone."""
+    config = settings(arguments, f"single-{cap.rstrip('%')}", budget=str(arguments.total), max_macs=cap)
+    reporter = make_reporter()
+    result = run(config, progress=reporter)
+    reporter.close()
+    return float(result["found"]["test_accuracy"])
+
+
+if __name__ == "__main__":
+    main()
