@@ -6,6 +6,7 @@ from torch import nn
 
 from pgnas.architecture import Architecture
 from pgnas.nn import extract_small, supernet
+from pgnas.nn.choice import OneOf
 from pgnas.nn.outline import Operation, outline
 from pgnas.supernets import build_model
 
@@ -69,3 +70,15 @@ def test_a_densely_connected_network_is_drawn_with_few_arrows() -> None:
     made = supernet(built.module, (torch.randn(2, 3, 32, 32),))
     operations = outline(made, made.open())
     assert sum(len(operation.inputs) for operation in operations) < 2 * len(operations)
+
+
+def test_options_of_a_choice_are_drawn_once_each() -> None:
+    choice = OneOf({"wide": nn.Conv2d(4, 4, 3, padding=1), "skip": nn.Identity(), "pool": nn.AvgPool2d(3, 1, 1)})
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), choice, nn.Flatten(), nn.Linear(256, 2))
+    made = supernet(network, (torch.randn(2, 3, 8, 8),))
+    chosen = Architecture(made.gates.sizes, {**made.open().kept, "1": (1,)})
+    found = by_name(outline(made, chosen))
+    assert {name: found[name].kind for name in ("1.wide", "1.skip", "1.pool")} == {
+        "1.wide": "conv 3x3", "1.skip": "skip", "1.pool": "pool",
+    }  # fmt: skip
+    assert [found[name].kept_makes for name in ("1.wide", "1.skip", "1.pool")] == [0, 4, 0]

@@ -9,6 +9,7 @@ from torch import fx
 from pgnas.architecture import Architecture
 from pgnas.nn.channels import Barrier, ChannelGraph, Dense, Follow, describe
 from pgnas.nn.channels.rules_shapes import Concat, Elementwise
+from pgnas.nn.choice import GATES, OutputGate
 from pgnas.nn.inspection import layer_kind, operation_label
 from pgnas.nn.macs import Conv, ConvTranspose
 from pgnas.nn.supernet import Supernet
@@ -57,7 +58,7 @@ def outline(supernet: Supernet, architecture: Architecture) -> list[Operation]:
         places[name] = len(drawn)
         drawn.append(
             Operation(
-                name=operation_label(graph, name),
+                name=operation_label(graph, name).replace(f"{GATES}.", ""),
                 kind=_kind(graph, name),
                 inputs=tuple(places[source] for source in inputs),
                 reads=reads,
@@ -79,7 +80,7 @@ def _drawn_sources(graph: ChannelGraph) -> dict[str, tuple[str, ...]]:
             nearest[name] = ()
             continue
         sources = tuple(dict.fromkeys(source for part in op.inputs for source in nearest[part]))
-        if _is_drawn(graph, name, len(sources)):
+        if _is_drawn(graph, name, sources):
             drawn[name] = _through_shorter(graph, name, sources, drawn) if isinstance(op, Concat) else sources
             nearest[name] = (name,)
         else:
@@ -87,13 +88,16 @@ def _drawn_sources(graph: ChannelGraph) -> dict[str, tuple[str, ...]]:
     return drawn
 
 
-def _is_drawn(graph: ChannelGraph, name: str, sources: int) -> bool:
-    op, node = graph.ops[name], graph.nodes[name]
+def _is_drawn(graph: ChannelGraph, name: str, sources: tuple[str, ...]) -> bool:
+    op, node, layer = graph.ops[name], graph.nodes[name], graph.layer(graph.nodes[name])
     if _is_partial_sum(graph, name):
         return False
-    if node.op in ("placeholder", "output") or isinstance(op, Dense) or sources > 1:
+    if isinstance(layer, OutputGate):  # of an identity or a pooling; what else a choice offers is drawn by itself
+        inside = str(node.target).replace(f"{GATES}.", "")
+        return not any(f"{graph.nodes[source].target}.".startswith(f"{inside}.") for source in sources)
+    if node.op in ("placeholder", "output") or isinstance(op, Dense) or len(sources) > 1:
         return True
-    if isinstance(graph.layer(node), Conv | ConvTranspose):
+    if isinstance(layer, Conv | ConvTranspose):
         return True
     if isinstance(op, Barrier):
         return bool(op.reason) and graph.shape(name) is not None
@@ -146,6 +150,8 @@ def _kind(graph: ChannelGraph, name: str) -> str:
         return "input" if node.op == "placeholder" else "output"
     if isinstance(graph.ops[name], Concat):
         return "concat"
+    if isinstance(layer, OutputGate):
+        return layer.options[layer.index]
     if layer is not None:
         return layer_kind(layer)
     return "sum" if _is_sum(graph, name) else _called(node)
