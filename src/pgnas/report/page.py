@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 
 from pgnas.report.values import text
 
+PAGE_WIDTH = 1056
+"""Pixels, 66rem."""
 _STYLE = """
 :root {
   color-scheme: light dark;
@@ -56,6 +58,7 @@ figure svg text { font-family: inherit !important; }
 .window:focus-visible { outline: 2px solid var(--first); }
 figure .window svg { width: var(--natural); max-width: none; margin: 0 auto; }
 .zoomable:has(.fit:checked) .window svg { width: 100%; height: 84vh; }
+.zoomable:has(.wide:checked) .window svg { width: 100%; }
 .zoomable:has(.two:checked) .window svg { width: calc(2 * var(--natural)); }
 .zoomable:has(.four:checked) .window svg { width: calc(4 * var(--natural)); }
 .window text { pointer-events: none; }
@@ -169,9 +172,10 @@ def zoomable(name: str, svg_html: str, *, width: float) -> str:
         svg_html: The picture.
         width: Its natural width in pixels.
     """
-    sizes = (("fit", "whole"), ("one", "100 %"), ("two", "200 %"), ("four", "400 %"))
+    sizes = (("fit", "whole"), ("wide", "page width"), ("one", "100 %"), ("two", "200 %"), ("four", "400 %"))
+    first = "one" if width <= PAGE_WIDTH else "wide"  # or the window might show an empty corner
     choices = "".join(
-        f'<label><input type="radio" name="{name}" class="{kind}"{" checked" * (kind == "one")}> {shown}</label>\n'
+        f'<label><input type="radio" name="{name}" class="{kind}"{" checked" * (kind == first)}> {shown}</label>\n'
         for kind, shown in sizes
     )
     return (
