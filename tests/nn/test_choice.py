@@ -15,6 +15,7 @@ from pgnas.errors import ModelError
 from pgnas.nn import extract, supernet
 from pgnas.nn.shedding import ShedSupernet
 from pgnas.nn.supernet import Supernet
+from pgnas.stages.inspection_tables import sections
 
 from .networks import generator, images, randomise
 from .test_extract import require_theorem
@@ -227,19 +228,11 @@ def test_ties_and_exclusions_name_choices() -> None:
         supernet(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)).double(), images(), "operation")
 
 
-def test_inspect_counts_architectures_of_choices() -> None:
-    found = pgnas.inspect(Cells().double(), images())
-    assert found.log10_architectures == pytest.approx(6 * math.log10(5) + (found.units - 30) * math.log10(2))
-
-
-def test_a_posterior_over_operations_is_moved_to_another_cost() -> None:
-    """Of two options of a choice the dearer gets the less likely, by the difference of their costs."""
-    gated = supernet(Cells(), images(dtype=torch.float32))
-    full = float(gated.expected_cost("macs").detach())
-    for share in (2.0, 0.8, 0.5):
-        gated.retarget_("macs", share * full)
-        assert float(gated.expected_cost("macs").detach()) == pytest.approx(share * full, abs=1e-3)
-    chosen = gated.keep_probabilities()
-    gate = next(name for name in chosen if name.endswith("cells.0.a"))
-    options = list(chosen[gate])
-    assert options[2] < options[3] < options[1]  # conv, point, skip
+def test_inspect_tells_choices_and_counts_their_architectures() -> None:
+    found = pgnas.inspect(Cells().double(), images(), tie=TIES[:1])
+    assert found.log10_architectures == pytest.approx(5 * math.log10(5) + (found.units - 25) * math.log10(2))
+    first, *_, side = sorted(found.choices, key=lambda choice: choice.gate)
+    assert (first.places, first.options[:2], first.exclusive) == (("cells.0.a", "cells.1.a"), ("none", "skip"), True)
+    assert (side.places, side.options, side.exclusive) == (("side",), ("wide", "max"), False)
+    assert "one of none, skip, conv, point, pool" in [head for part in sections(found) for head, _ in part.entries]
+    assert found.logits["product"] == found.logits["channel"] + found.logits["group"] - 25

@@ -172,6 +172,18 @@ def test_the_report_says_what_was_found() -> None:
         assert expected in words, expected
 
 
+def test_the_operations_chosen_are_told_with_their_probabilities() -> None:
+    arguments = make_arguments()
+    arguments["supernet_summary"] |= {
+        "choices": {"cell.edge": {"skip": 0.25, "conv": 0.75}, "side": {"pool": 0.125}},
+        "chosen": {"cell.edge": ["conv"], "side": []},
+    }
+    words = " ".join(checked(render_report(**arguments)).words)
+    assert "Which operations were chosen" in words
+    assert all(part in words for part in ("conv", "skip 25", "conv 75", "pool 12", "nothing"))
+    assert "Which operations" not in " ".join(checked(render_report(**make_arguments())).words)
+
+
 def test_the_page_can_be_read_by_everyone() -> None:
     page = checked(render_report(**make_arguments()))
     assert next(page.named("html"))["lang"] == "en"
@@ -209,6 +221,8 @@ def test_names_are_escaped_wherever_they_occur() -> None:
 
     arguments = hostile(make_arguments())
     arguments["supernet_summary"]["gates"] = {HOSTILE: {"units": 8, "kept": 3}}
+    arguments["supernet_summary"]["choices"] = {HOSTILE: {HOSTILE: 0.5}}
+    arguments["supernet_summary"]["chosen"] = {HOSTILE: [HOSTILE]}
     arguments["result"]["baselines"] = {HOSTILE: {"macs": 1, "note": HOSTILE}}
     arguments["result"]["seconds"] = {HOSTILE: 1.0}
     arguments["result"]["settings"][HOSTILE] = [HOSTILE]

@@ -137,3 +137,6 @@ def test_weights_learn_alone_at_first_and_the_cap_does_not_press_yet(engine):
     phase.step((x,), y, 5)
     assert supernet.gates.choice_logits.detach().abs().sum() > 0
     assert float(phase.logits["logits"].state[supernet.gates.choice_logits]["step"]) == 1  # no moments from before
+    shares = phase.measure()["keep_by_gate"]
+    assert set(shares) == {"1 skip", "1 conv"}
+    assert sum(shares.values()) == pytest.approx(1)

@@ -97,6 +97,23 @@ class CoupledValue:
 
 
 @dataclass(frozen=True)
+class ChoiceFound:
+    """Operations to choose from.
+
+    Attributes:
+        gate: The gate's name, which is the first such choice's.
+        options: The operations.
+        exclusive: Whether one of them is chosen, and not any.
+        places: Names of all choices that share the gate.
+    """
+
+    gate: str
+    options: tuple[str, ...]
+    exclusive: bool
+    places: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Inspection:
     """What a search would work on.
 
@@ -107,10 +124,11 @@ class Inspection:
         macs: Its multiply-adds for one example.
         units: U, the number of binary variables.
         logits: Granularity to the number of logits that the posterior would have.
-        log10_architectures: log10 of the number of architectures, 2^U.
+        log10_architectures: log10 of the number of architectures: 2^U without choices.
         smallest_params: Parameters with one unit of each gate left.
         smallest_macs: Multiply-adds with one unit of each gate left.
         gated: The layers with gates, in order of execution.
+        choices: The operations to choose from.
         ungated: The layers without.
         barriers: What could not be followed.
         coupled: Channels with several readers.
@@ -129,6 +147,7 @@ class Inspection:
     smallest_params: int
     smallest_macs: int
     gated: tuple[GatedLayer, ...]
+    choices: tuple[ChoiceFound, ...]
     ungated: tuple[UngatedLayer, ...]
     barriers: tuple[BarrierFound, ...]
     coupled: tuple[CoupledValue, ...]
@@ -153,6 +172,7 @@ def inspect_supernet(supernet: Supernet, *, model: str, params: int, notes: tupl
     graph, space = supernet.graph, supernet.space
     units = supernet.gates.units
     groups = sum(len(spec.groups) for spec in space.gates)
+    options = sum(spec.units for spec in space.gates if spec.exclusive)
     smallest = supernet.count(Architecture(supernet.gates.sizes, dict.fromkeys(supernet.gates.sizes, (0,))))
     return Inspection(
         model=model,
@@ -160,11 +180,16 @@ def inspect_supernet(supernet: Supernet, *, model: str, params: int, notes: tupl
         params=params,
         macs=sum(graph.macs(name) for name in graph.ops),
         units=units,
-        logits={"channel": units, "group": groups, "product": units + groups},
+        logits={"channel": units, "group": groups + options, "product": units + groups},
         log10_architectures=sum(math.log10(s.units) if s.exclusive else s.units * math.log10(2) for s in space.gates),
         smallest_params=smallest.params,
         smallest_macs=smallest.macs,
         gated=tuple(_gated(supernet, site) for site in space.sites),
+        choices=tuple(
+            ChoiceFound(spec.name, spec.options, spec.exclusive, _places(supernet, spec.name))
+            for spec in space.gates
+            if spec.options
+        ),
         ungated=tuple(_ungated(graph, entry.layer, entry.reason) for entry in space.ungated),
         barriers=_barriers(graph, space.sites),
         coupled=tuple(
@@ -177,6 +202,12 @@ def inspect_supernet(supernet: Supernet, *, model: str, params: int, notes: tupl
         ),
         notes=(*notes, *graph.trace.notes),
     )
+
+
+def _places(supernet: Supernet, gate: str) -> tuple[str, ...]:
+    """The names of the choices that share a gate."""
+    found = (site.layer.rpartition(".")[0] for site in supernet.space.operations if site.gate == gate)
+    return tuple(dict.fromkeys(found))
 
 
 def _gated(supernet: Supernet, site: Site) -> GatedLayer:

@@ -55,7 +55,8 @@ def render_report(
         result: ``result.json``, with ``settings``, ``environment`` and the ``command`` that makes this run again.
         history: The rows of ``metrics.jsonl``.
         candidates: The rows of ``candidates.jsonl``.
-        supernet_summary: Gates with units and kept units, ungated layers, barriers, notes.
+        supernet_summary: Gates with units and kept units, choices of operations with their probabilities and what was
+            chosen, ungated layers, barriers, notes.
         operations: ``operations.json``: the network's operations and what is left of each.
         reliability: ``reliability.json``: accuracy by confidence.
         others: Candidates of other runs, such as random ones, to show beside this run's.
@@ -71,6 +72,7 @@ def render_report(
         page.part("How sure the predictions are", prediction_tables(section(result, "uncertainty"))),
         page.part("Candidates", page.figures(_of_candidates(result, candidates, others or {}))),
         page.part("The found network", page.figure(network_figure(operations, supernet_summary), DRAWING)),
+        page.part("Which operations were chosen", _choices(supernet_summary)),
         page.part("What is left of each layer", _layers(supernet_summary)),
         page.part("Training", page.figures(_of_training(history, reliability))),
         page.part("What could not be shrunk", _not_shrunk(supernet_summary)),
@@ -180,6 +182,19 @@ def _layers(summary: object) -> str:
     heads = ["Layer", "", "Share", "Channels", "Keep probability"]
     caption = "Input channels that each searched layer still reads, and their mean keep probability in the posterior."
     return page.table(caption, heads, lines, numbers=(2, 3, 4))
+
+
+def _choices(summary: object) -> str:
+    lines = []
+    chosen = section(summary, "chosen")
+    for name in section(summary, "choices"):
+        options = section(section(summary, "choices"), name)
+        kept = chosen.get(name)
+        shown = ", ".join(map(str, kept)) if isinstance(kept, list | tuple) else ""
+        shares = ", ".join(f"{option} {percent(number(share))}" for option, share in options.items())
+        lines.append(page.row(name, [page.cell(shown or "nothing"), page.cell(shares)]))
+    caption = "Operations of the found network, and the probability of each in the posterior."
+    return page.table(caption, ["Choice", "Chosen", "Probabilities"], lines)
 
 
 def _not_shrunk(summary: object) -> str:

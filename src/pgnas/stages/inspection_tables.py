@@ -51,6 +51,7 @@ def sections(found: Inspection) -> list[Section]:
     """All there is to say, the totals last; sections without content are left out."""
     made = [
         _gated(found),
+        _choices(found),
         _concatenated(found),
         _coupled(found),
         _tied(found),
@@ -119,6 +120,14 @@ def _below_headings(layers: Sequence[GatedLayer]) -> Iterable[tuple[str, list[Ga
     depths = range(_DEEPEST_HEADING + 1)
     depth = next((depth for depth in depths if longest(depth) <= _LONGEST_NAME), _DEEPEST_HEADING)
     return [(key, list(rows)) for key, rows in groupby(layers, lambda layer: heading(layer, depth))]
+
+
+def _choices(found: Inspection) -> Section:
+    entries = [
+        (f"{'one' if choice.exclusive else 'any'} of {', '.join(choice.options)}", _joined(choice.places))
+        for choice in found.choices
+    ]
+    return Section(f"Operations to choose from: {_count(len(found.choices), 'gate')}", entries=tuple(entries))
 
 
 def _concatenated(found: Inspection) -> Section:

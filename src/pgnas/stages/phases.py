@@ -204,12 +204,11 @@ class PosteriorPhase(Phase):
     @torch.no_grad()
     def measure(self) -> dict[str, Any]:
         """Expected cost, its target and multiplier, the share of undecided gates, and how much each gate keeps."""
-        by_gate = self.whole.keep_probabilities()
-        keep = torch.cat(list(by_gate.values()))
+        keep = torch.sigmoid(self.whole.gates.logits())
         row: dict[str, Any] = {
             "undecided": float(((keep > DECIDED) & (keep < 1 - DECIDED)).float().mean()),
             "keep": float(keep.mean()),
-            "keep_by_gate": {name: round(float(p.mean()), 4) for name, p in by_gate.items()},
+            "keep_by_gate": self._keep_by_gate(keep),
         }
         if self.shedder is not None and self.spending is not None:
             row["left"] = self.shedder.macs / self.spending.full
@@ -221,6 +220,16 @@ class PosteriorPhase(Phase):
                 row[name.replace("cost", "lambda")] = self.controllers[kind].multiplier
                 row[name.replace("cost", "target")] = self.controllers[kind].target
         return row
+
+    def _keep_by_gate(self, keep: Tensor) -> dict[str, float]:
+        """Each gate's mean keep probability; of operations each one's."""
+        gates = self.whole.gates
+        found: dict[str, float] = {}
+        for spec, part in zip(gates.specs, gates.split(keep).values(), strict=True):
+            names = [f"{spec.name} {option}" for option in spec.options] or [spec.name]
+            shares = part if spec.options else part.mean()[None]
+            found |= {name: round(float(share), 4) for name, share in zip(names, shares, strict=True)}
+        return found
 
     def state(self) -> dict[str, Any]:
         """Weights, logits, optimisers, multipliers, and which gates left."""

@@ -34,6 +34,8 @@ def render(folder: RunFolder, result: Mapping[str, Any], *, others: Mapping[str,
         kept = Architecture.from_json(chosen, subject=str(folder.file("architecture.json"))).kept
         for name, gate in summary["gates"].items():
             gate["kept"] = len(kept[name])
+        choices = summary.get("choices", {})
+        summary["chosen"] = {name: [list(choices[name])[unit] for unit in kept[name]] for name in choices}
     environment = found(folder, "env.json")
     more = {"settings": folder.config.given(), "environment": environment, "command": command(folder.config)}
     return render_report(

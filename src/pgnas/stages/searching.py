@@ -74,7 +74,11 @@ def describe_supernet(supernet: Supernet) -> dict[str, Any]:
     }
     choices = {"choices": options} if options else {}
     return {
-        "gates": {name: {"units": len(p), "keep": round(float(p.mean()), 4)} for name, p in keep.items()},
+        "gates": {
+            name: {"units": len(p), "keep": round(float(p.mean()), 4)}
+            for name, p in keep.items()
+            if name not in options
+        },
         "gated": report.gated,
         **choices,
         "ungated": [[u.layer, u.reason] for u in report.ungated],
