@@ -154,6 +154,7 @@ class RunConfig:
     checkpoint_minutes: float = 10.0
 
     def __post_init__(self) -> None:
+        _check_texts(self)
         _check_numbers(self)
         _check_choices(self)
         _check_schedule(self)
@@ -247,6 +248,24 @@ _BOUNDS: dict[str, tuple[float, float, bool]] = {  # field: (low, high, low is a
     "data_seed": (0, 2**32 - 1, True),
 }
 _OPEN_ABOVE = {"prior_drop", "initial_drop", "fixed_drop", "ranking_error"}
+
+
+def _check_texts(config: RunConfig) -> None:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and ("\0" in text or not _is_unicode(text)):
+                flag = "--" + field.name.replace("_", "-")
+                rule = "must be Unicode text without zero bytes"  # what TOML and JSON can keep and paths can hold
+                raise ConfigError(flag, rule, value=ascii(text[:80]), remedy="rename what it names")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes of a command line that are no UTF-8
+        return False
+    return True
 
 
 def _check_numbers(config: RunConfig) -> None:

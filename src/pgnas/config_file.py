@@ -20,6 +20,7 @@ from pgnas.errors import ConfigError
 
 _HINTS = {name: hint for name, hint in typing.get_type_hints(RunConfig).items() if name in field_names()}
 _REQUIRED = tuple(field.name for field in dataclasses.fields(RunConfig) if field.default is dataclasses.MISSING)
+_MOST_BYTES = 2**16  # far more than settings take; the parser's time grows with the square of a key's length
 _PLAIN_TYPES: dict[object, str] = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -30,11 +31,18 @@ def read_settings(path: Path) -> dict[str, object]:
         ConfigError: The file cannot be read, is not TOML, or holds an unknown name or a value of the wrong type.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+    except (OSError, ValueError) as error:  # of a path with a zero byte in it
+        value = getattr(error, "strerror", None) or str(error)
         raise ConfigError(
-            str(path), "must be a readable file", value=error.strerror, remedy="check the path given to --config"
+            str(path), "must be a readable file", value=value, remedy="check the path given to --config"
         ) from error
+    if len(data) > _MOST_BYTES:
+        remedy = "check the path given to --config"
+        raise ConfigError(str(path), f"must be at most {_MOST_BYTES:,} bytes long", value="more", remedy=remedy)
+    try:
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(str(path), "must be UTF-8 text", value=str(error), remedy="save it as UTF-8") from error
     return parse_settings(text, subject=str(path))
@@ -48,7 +56,7 @@ def parse_settings(text: str, *, subject: str) -> dict[str, object]:
     """
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # of numbers with too many digits, and of tables in tables
         raise ConfigError(subject, "must be valid TOML", value=str(error), remedy="correct that line") from error
     return {name: _checked(name, value, subject) for name, value in table.items()}
 

@@ -193,7 +193,10 @@ def print_error(message: str) -> None:
     """
     if not launch.is_first():
         time.sleep(GRACE)
-    print(f"pgnas: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    line = " ".join(message.split())
+    # A value that is quoted may hold what would clear the terminal, or turn the rest of the line round.
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+    print(f"pgnas: error: {shown}", file=sys.stderr, flush=True)
 
 
 def print_interrupted(command: str) -> None:

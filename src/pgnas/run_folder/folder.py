@@ -277,9 +277,9 @@ class RunFolder:
         now, path = environment.describe(), self.file(ENV_NAME)
         try:
             before = json.loads(path.read_bytes())
-        except (OSError, ValueError):
+            changed = environment.differences(before, now)
+        except (OSError, ValueError, RecursionError, AttributeError):  # absent or damaged: it is only a note
             self.write_json(ENV_NAME, now)
             return
-        changed = environment.differences(before, now)
         if changed:
             _logger.warning("%s was begun elsewhere and may go on differently (%s)", self.path, "; ".join(changed))

@@ -63,7 +63,7 @@ class Ledger:
 def _read(path: Path) -> dict[str, dict[str, object]]:
     try:
         stages = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunFolderError(
             str(path), "must be readable JSON", value=error, remedy="delete it to begin the stages again"
         ) from error

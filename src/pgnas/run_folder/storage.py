@@ -105,13 +105,13 @@ def read_lines(path: Path) -> list[dict[str, object]]:
     """The rows of a JSON-lines file; no file is no rows, and a half-written last line does not count.
 
     Raises:
-        FileError: Another line than the last is not JSON.
+        FileError: Another line than the last is not JSON, or the file cannot be read.
     """
     rows = []
     for number, line in enumerate(_whole_lines(path), start=1):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
             raise FileError(f"{path} line {number}", "must be a JSON object", remedy="restore or delete the file")
@@ -150,7 +150,12 @@ def truncate_lines(path: Path, rows: int | None = None) -> None:
 
 
 def _whole_lines(path: Path) -> list[bytes]:
-    data = path.read_bytes() if path.exists() else b""
+    try:
+        data = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise FileError(
+            str(path), "must be a readable file", value=error.strerror, remedy="restore or delete it"
+        ) from error
     return [line for line in data.splitlines(keepends=True) if line.endswith(b"\n")]
 
 

@@ -110,5 +110,5 @@ def _read(path: Path) -> object:
     except OSError as error:
         remedy = "name the folder of a run that measured this network, or leave --device-costs out"
         raise RunFolderError(str(path), "must be there to be read", value=error.strerror, remedy=remedy) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FileError(str(path), "must be JSON", value=error, remedy="use a file that a run wrote") from error
