@@ -8,13 +8,14 @@ ARGS   ?=
 MADE    := $(VENV)/.made
 RUNTIME := $(VENV)/.installed
 DEV     := $(VENV)/.installed-dev
+DOCS    := $(VENV)/.installed-docs
 
 BENCHES := $(sort $(patsubst bench/%.py,bench-%,$(wildcard bench/*.py)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check format bench clean $(BENCHES)
+.PHONY: help demo test check format docs bench clean $(BENCHES)
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +34,10 @@ $(DEV): pyproject.toml $(MADE)
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	@touch $@ $(RUNTIME)
 
+$(DOCS): pyproject.toml $(MADE)
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	@touch $@
+
 demo: $(RUNTIME)  ## search a multi-branch ResNet on the handwritten digits under 40 % of its MACs
 	$(BIN)/pgnas run --model multibranch-resnet --data digits --out runs/demo --max-macs 40% --seed 0 $(ARGS)
 
@@ -48,6 +53,10 @@ check: $(DEV)  ## lint, format, types, layers
 format: $(DEV)  ## format the code and fix what lint can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(DOCS)  ## build the documentation into build/site; a broken link or name fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo 'build/site/index.html'
 
 bench: $(BENCHES)  ## run every script in bench/
 	@test -n '$(BENCHES)' || echo 'bench/ holds no script yet'

@@ -1,8 +1,8 @@
 """What the pages of the site may write: parts of the README, public names, and mathematics.
 
-    <!-- readme: Data -->   the section of that title, without the title
-    <!-- api: pgnas.bayes -->   the documentation of every name in that package's __all__
-    ```math ... ``` and $...$   LaTeX, as MathML, which browsers draw without a script
+<!-- readme: Data -->   the section of that title, without the title
+<!-- api: pgnas.bayes -->   the documentation of every name in that package's __all__
+```math ... ``` and $...$   LaTeX, as MathML, which browsers draw without a script
 """
 
 from __future__ import annotations

@@ -53,7 +53,9 @@ def main() -> None:
         else:
             raise SystemExit("a rule that does not hold was not found out")
 
-        model = nn.Sequential(nn.Conv2d(1, 8, 3), Scale(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.LazyLinear(10))
+        model = nn.Sequential(
+            nn.Conv2d(1, 8, 3), Scale(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.LazyLinear(10)
+        )
         images = torch.randn(4, 1, 8, 8)
         model(images)  # makes the lazy layer
         supernet = pgnas.supernet(model, images).eval()

@@ -53,7 +53,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         result = pgnas.run(
-            model="choices:width=8,depth=1", data="digits", out=out, max_macs="50%", epochs=2, candidates=4, batch_size=256
+            model="choices:width=8,depth=1",
+            data="digits",
+            out=out,
+            max_macs="50%",
+            epochs=2,
+            candidates=4,
+            batch_size=256,
         )
         print("\n".join(result.summary()[:4]))
         network = pgnas.load(out)  # needs neither this file nor its classes

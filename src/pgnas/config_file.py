@@ -20,7 +20,7 @@ from pgnas.errors import ConfigError
 
 _HINTS = {name: hint for name, hint in typing.get_type_hints(RunConfig).items() if name in field_names()}
 _REQUIRED = tuple(field.name for field in dataclasses.fields(RunConfig) if field.default is dataclasses.MISSING)
-_MOST_BYTES = 2**16  # far more than settings take; the parser's time grows with the square of a key's length
+_MOST_BYTES = 2**15  # far more than settings take; the parser's time grows with the square of a key's length
 _PLAIN_TYPES: dict[object, str] = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
 
 

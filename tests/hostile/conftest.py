@@ -95,6 +95,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run."""
     out = tmp_path_factory.mktemp("hostile") / "run"
     config = RunConfig(
-        model=MODEL, data="digits", out=str(out), epochs=2, decide_at="50%", candidates=2, max_macs="60%", batch_size=512
+        model=MODEL,
+        data="digits",
+        out=str(out),
+        epochs=2,
+        decide_at="50%",
+        candidates=2,
+        max_macs="60%",
+        batch_size=512,
     )
     return stages.run(config).path

@@ -11,7 +11,7 @@ from PIL import Image
 
 from .conftest import MODEL, Attempt
 
-NAMES = ["<script>alert(1)<", "\"><img src=x onerror=alert(1)>", "&amp;'`${x}", "猫 \u202e"]
+NAMES = ["<script>alert(1)<", '"><img src=x onerror=alert(1)>', "&amp;'`${x}", "猫 \u202e"]
 
 
 class Tags(HTMLParser):
@@ -26,7 +26,9 @@ class Tags(HTMLParser):
 
 
 @pytest.mark.parametrize("kind", ["folder", "npz"])
-def test_names_of_classes_are_text(attempt: Attempt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_names_of_classes_are_text(
+    attempt: Attempt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (48, 8, 8), dtype=np.uint8)

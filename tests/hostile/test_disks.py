@@ -35,12 +35,16 @@ def test_a_disk_that_fills_up_loses_nothing_and_the_run_goes_on_afterwards(tmp_p
     assert "Traceback" not in done.stderr
     assert "ulimit" in lines[0]
     assert not list(out.rglob(f"{storage.TEMPORARY_PREFIX}*"))
-    done = subprocess.run([sys.executable, "-m", "pgnas", *words], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "pgnas", *words], capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY  # of this process nothing changed
 
 
-def test_two_runs_in_one_folder(attempt: Attempt, no_work: None, tmp_path: Path, make_config: Callable[..., object]) -> None:
+def test_two_runs_in_one_folder(
+    attempt: Attempt, no_work: None, tmp_path: Path, make_config: Callable[..., object]
+) -> None:
     config = make_config(model=RUN[2], out=str(tmp_path / "run"))
     with RunFolder.create_or_resume(config):  # type: ignore[arg-type]
         before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
@@ -50,7 +54,9 @@ def test_two_runs_in_one_folder(attempt: Attempt, no_work: None, tmp_path: Path,
 
 
 @pytest.mark.parametrize("name", ["<b>", "a/b", "..", "con\u202efig", "é", "x" * 200])
-def test_names_of_folders(attempt: Attempt, no_work: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_names_of_folders(
+    attempt: Attempt, no_work: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     outcome = attempt([*RUN, "--out", name])
     assert outcome.code is None or outcome.complaint
