@@ -1,7 +1,7 @@
 """The hostile-input suite with many examples, drawn anew: ``python bench/hostile.py --examples 2000``.
 
-The property is that of ``tests/hostile``: no traceback, no hang, nothing saved lost, and one line with exit code 2. With many
-examples the suite also tries commands that work on a finished run (predict, report, finetune).
+The property is that of ``tests/hostile``: no traceback, no hang, nothing saved lost, one line with exit code 2. With
+many examples the suite also tries commands that work on a finished run (predict, report, finetune).
 """
 
 from __future__ import annotations

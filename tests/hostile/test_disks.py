@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,32 +13,32 @@ from pgnas.run_folder import RunFolder, storage
 
 from .conftest import RUN, Attempt
 
-LIMIT = """
-import resource, signal, sys
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write fails then, as on a full disk
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
-from pgnas.cli import main
-sys.exit(main(sys.argv[2:]))
-"""
+
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Writes beyond ``size`` bytes are refused, as on a full disk (Python ignores the signal that would end it)."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_disk_that_fills_up_loses_nothing_and_the_run_goes_on_afterwards(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [100, 16_000])
+def test_a_disk_that_fills_up_loses_nothing_and_the_run_goes_on_afterwards(
+    attempt: Attempt, tmp_path: Path, size: int
+) -> None:
     out = tmp_path / "run"
-    words = [*RUN, "--out", str(out), "--max-macs", "60%", "--decide-at", "50%", "--until", "sample"]
-    done = subprocess.run(
-        [sys.executable, "-c", LIMIT, "16000", *words], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 1
-    lines = [line for line in done.stderr.splitlines() if line.startswith("pgnas: error: ")]
+    words = [*RUN, "--out", str(out), "--max-macs", "60%", "--decide-at", "50%", "--until", "search"]
+    with files_of_at_most(size):
+        outcome = attempt(words)
+    assert outcome.code == 1
+    lines = [line for line in outcome.err.splitlines() if line.startswith("pgnas: error: ")]
     assert len(lines) == 1
-    assert "Traceback" not in done.stderr
     assert "ulimit" in lines[0]
     assert not list(out.rglob(f"{storage.TEMPORARY_PREFIX}*"))
-    done = subprocess.run(
-        [sys.executable, "-m", "pgnas", *words], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY  # of this process nothing changed
+    assert attempt(words).code == 0
 
 
 def test_two_runs_in_one_folder(

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pgnas.cli.flags import flag_names
@@ -16,22 +16,97 @@ from .conftest import HOSTILE, RUN, Attempt
 
 NUMBERS = ["0", "-1", "1", "2.5", "nan", "inf", "-inf", "1e999", "1e-320", "9" * 400, "٣", "1_0", "0x10", "+1", "40%"]
 AMOUNTS = [
-    "0%", "-1%", "100.1%", "%", "nan%", "1e400%", "2M", "1KB", "8ms", "-8ms", "infms", "30min", "never",
-    "99.999999%", ] TEXTS = [ "", " ", "\x00", "\x1b[31m", "\udc80", "é\n", "--epochs", "-", "=", "a=b", ",",
-    "1,,2", "[", "{}", "*", "../x", "%s", ] MODELS = [ "", ":", "multibranch-resnet", "multibranch-resnet:",
-    "multibranch-resnet:width", "multibranch-resnet:width=", "multibranch-resnet:width=0",
-    "multibranch-resnet:width=-4", "multibranch-resnet:width=x", "multibranch-resnet:wide=4",
-    "multibranch-resnet:width=4,width=8", "multibranch-resnet:stages=0", "multibranch-resnet:width=1e9",
-    "torchvision:", "torchvision:nope", "torchvision:resnet18:x=1", "timm:", "timm:nope", "nosuch:thing",
-    "os:getcwd", "builtins:int", "json:loads", "a.b.c:d", "..:x", "os:nope", "x" * 5000, "multibranch-resnet:" +
-    "width=4," * 50,
-]  # fmt: skip
+    "0%",
+    "-1%",
+    "100.1%",
+    "%",
+    "nan%",
+    "1e400%",
+    "2M",
+    "1KB",
+    "8ms",
+    "-8ms",
+    "infms",
+    "30min",
+    "never",
+    "99.999999%",
+]
+TEXTS = [
+    "",
+    " ",
+    "\x00",
+    "\x1b[31m",
+    "\udc80",
+    "é\n",
+    "--epochs",
+    "-",
+    "=",
+    "a=b",
+    ",",
+    "1,,2",
+    "[",
+    "{}",
+    "*",
+    "../x",
+    "%s",
+]
+MODELS = [
+    "",
+    ":",
+    "multibranch-resnet",
+    "multibranch-resnet:",
+    "multibranch-resnet:width",
+    "multibranch-resnet:width=",
+    "multibranch-resnet:width=0",
+    "multibranch-resnet:width=-4",
+    "multibranch-resnet:width=x",
+    "multibranch-resnet:wide=4",
+    "multibranch-resnet:width=4,width=8",
+    "multibranch-resnet:stages=0",
+    "multibranch-resnet:width=1e9",
+    "torchvision:",
+    "torchvision:nope",
+    "torchvision:resnet18:x=1",
+    "timm:",
+    "timm:nope",
+    "nosuch:thing",
+    "os:getcwd",
+    "builtins:int",
+    "json:loads",
+    "a.b.c:d",
+    "..:x",
+    "os:nope",
+    "x" * 5000,
+    "multibranch-resnet:" + "width=4," * 50,
+]
 DATA = [
-    "", ":", "digits:", "digits:stream=on", "nope", "npz:", "npz:none.npz", "folder:", "folder:none",
-    "folder:.:broken=skip", "folder:.:stream=maybe", "folder:.:stream", "imagenet:.", "clips:.",
-    "clips:.:frames=0", "clips:.:frames=x", "clips:.:frames=-1", "npz:none.npz:up=q", "cifar10:x=1", "x" * 5000,
-    "\x00", "npz:\x00.npz", "\udc80", "none.npz", "/dev/null", "npz:/dev/null",
-]  # fmt: skip
+    "",
+    ":",
+    "digits:",
+    "digits:stream=on",
+    "nope",
+    "npz:",
+    "npz:none.npz",
+    "folder:",
+    "folder:none",
+    "folder:.:broken=skip",
+    "folder:.:stream=maybe",
+    "folder:.:stream",
+    "imagenet:.",
+    "clips:.",
+    "clips:.:frames=0",
+    "clips:.:frames=x",
+    "clips:.:frames=-1",
+    "npz:none.npz:up=q",
+    "cifar10:x=1",
+    "x" * 5000,
+    "\x00",
+    "npz:\x00.npz",
+    "\udc80",
+    "none.npz",
+    "/dev/null",
+    "npz:/dev/null",
+]
 
 values = st.one_of(
     st.sampled_from(NUMBERS + AMOUNTS + TEXTS), st.text(max_size=12), st.integers().map(str), st.floats().map(str)

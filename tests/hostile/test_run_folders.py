@@ -145,7 +145,7 @@ def test_loading(
 ) -> None:
     with copy_of() as run:
         spoil(run / name)
-        if (name, spoil) == ("network.json", gone):  # the one file is enough
+        if name == "network.json" and spoil in (gone, a_loop):  # the one file is enough
             pgnas.load(run)
         else:
             with pytest.raises(InputError, match=re.escape(str(run))):
