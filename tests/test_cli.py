@@ -21,6 +21,7 @@ from pgnas.cli.main import STAGES, app
 from pgnas.config import RunConfig, field_names
 from pgnas.console import PlainReporter, RichReporter, format_fields, make_reporter
 from pgnas.errors import DivergedError, RunFolderError, StorageError
+from pgnas.progress import Clock
 
 README = Path(__file__).parent.parent / "README.md"
 NEEDED = ["run", "--model", "m", "--data", "d", "--out", "o"]
@@ -260,6 +261,23 @@ def test_a_terminal_gets_a_bar_and_a_file_gets_lines() -> None:
     reporter.close()
     assert "[not markup]" in stream.getvalue()
     assert "val. accuracy 50.0%" in stream.getvalue()
+
+
+def test_a_narrow_terminal_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ticking(0.0)
+    monkeypatch.setattr("pgnas.console.Clock", lambda: Clock(clock))
+    stream = io.StringIO()
+    reporter = RichReporter(Console(file=stream, force_terminal=True, width=72, color_system=None))
+    reporter.stage("search")
+    reporter.advance(1, 400)
+    clock.now = 60.0  # type: ignore[attr-defined]
+    reporter.advance(94, 400, epoch=10, loss=1.2281, accuracy=0.944, cost=0.79, undecided=0.823)
+    reporter.close()
+    shown = " ".join(stream.getvalue().split())
+    for part in ("search", "94/400", "3:15 left", "epoch 10", "1.2281", "94.4%", "79.0%", "82.3%"):
+        assert part in shown, part
+    assert "…" not in shown
+    assert "None" not in shown
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path: Path, stages: Stages) -> None:

@@ -10,6 +10,7 @@ from typing import TextIO
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 
 from pgnas import launch, progress
 from pgnas.progress import Clock, SilentReporter, clock_time
@@ -27,6 +28,8 @@ __all__ = [
 
 GRACE = 5.0
 """Seconds in which the first of several processes must have told what went wrong, and have ended."""
+WIDE = 120
+"""Characters a line, from which on a bar has room."""
 PLAIN_INTERVAL = 5.0  # seconds between two plain lines
 
 
@@ -63,10 +66,10 @@ class RichReporter:
     def __init__(self, console: Console) -> None:
         self._bars = Progress(
             TextColumn("{task.description:<9}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed}/{task.total}"),
-            TextColumn("{task.fields[measured]}"),
+            BarColumn(bar_width=24 if console.width >= WIDE else 8),
+            TextColumn("{task.fields[place]}"),
             TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[measured]}", table_column=Column()),  # the only one that may wrap
             console=console,
         )
         self._task: TaskID | None = None
@@ -75,7 +78,7 @@ class RichReporter:
     def stage(self, title: str) -> None:
         """Begin a new bar."""
         self._bars.start()
-        self._task = self._bars.add_task(title, total=None, measured="", left="")
+        self._task = self._bars.add_task(title, total=None, place="", measured="", left="")
         self._clock = Clock()
 
     def advance(self, done: int, total: int, **fields: float) -> None:
@@ -88,6 +91,7 @@ class RichReporter:
                 self._task,
                 completed=done,
                 total=total,
+                place=f"{done}/{total}",
                 measured=format_fields(fields),
                 left=f"{left} left" if left else "",
             )
