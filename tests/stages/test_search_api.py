@@ -65,6 +65,17 @@ def test_regression_on_series_with_a_metric_of_its_own():
         assert small(x).shape == y.shape
 
 
+def test_a_search_that_sheds_returns_the_whole_supernet():
+    supernet, (_, val), result = search(shed=True, decide_at="never", logit_lr=0.3)
+    assert result.history[-1]["left"] < 0.9
+    assert result.history[0]["left"] == 1
+    assert result.supernet.gates.sizes == supernet.gates.sizes
+    assert result.supernet.count(result.architecture) == result.counts
+    x, _ = next(iter(val))
+    with torch.no_grad(), result.supernet.eval().fixed(result.architecture) as fixed:
+        torch.testing.assert_close(fixed(x), result.model(x), rtol=1e-4, atol=1e-4)
+
+
 def test_the_same_seed_finds_the_same_network():
     (_, _, a), (_, _, b) = search(), search()
     assert a.architecture == b.architecture

@@ -64,6 +64,7 @@ def search(
     latency_batch: int = 1,
     round_to: int = 1,
     decide_at: str | None = None,
+    shed: bool = False,
     candidates: int = 64,
     prior: Prior | None = None,
     data_size: float | None = None,
@@ -98,6 +99,7 @@ def search(
         latency_batch: Examples a batch whose latency is capped.
         round_to: Numbers of channels are brought up to multiples of this.
         decide_at: ``"25%"`` (default with a cap) or ``"never"`` (default without): see the README.
+        shed: Channels of gates that have closed leave the supernet while it trains; what is returned is whole.
         candidates: C, how many are drawn and ranked.
         prior: Over the gates; by default Gibbs with a cap, else the paper's with l^2 = 50.
         data_size: N of the ELBO; by default ten times the training examples.
@@ -120,7 +122,7 @@ def search(
         model="python:", data="python:", out="", epochs=epochs, max_macs=max_macs, max_params=max_params,
         decide_at=decide_at, candidates=candidates, lr=lr, weight_decay=weight_decay, logit_lr=logit_lr, seed=seed,
         device=device, precision=precision, compile=compile, max_latency=max_latency, latency_batch=latency_batch,
-        round_to=round_to,
+        round_to=round_to, shed="on" if shed else "off",
     )  # fmt: skip
     _steps(val_loader, "val_loader")
     steps = _steps(train_loader, "train_loader")
