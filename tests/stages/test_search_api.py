@@ -92,3 +92,26 @@ def test_bad_settings_and_loaders_are_refused():
         pgnas.search(supernet, [], loader, loss=nn.functional.mse_loss)
     with pytest.raises(ConfigError, match="max-macs"):
         pgnas.search(supernet, loader, loader, loss=nn.functional.mse_loss, max_macs="400%")
+
+
+def test_operations_are_chosen_and_what_is_found_trains_on():
+    """Under a cap that only the operations without weights meet."""
+    torch.manual_seed(0)
+    edge = pgnas.OneOf({"none": None, "skip": nn.Identity(), "conv": nn.Conv1d(16, 16, 3, padding=1)})
+    branch = pgnas.AnyOf([nn.AvgPool1d(3, 1, 1)])
+    network = nn.Sequential(
+        nn.Conv1d(3, 16, 3, padding=1), edge, nn.ReLU(), branch, nn.AdaptiveMaxPool1d(1), nn.Flatten(), nn.Linear(16, 1)
+    )
+    supernet = pgnas.supernet(network, torch.zeros(2, 3, 16), "operation", temperature=1.0)
+    train, val = torch.utils.data.random_split(data(), [192, 64], torch.Generator().manual_seed(0))
+    loaders = DataLoader(train, 32), DataLoader(val, 64)
+    result = pgnas.search(
+        supernet, *loaders, loss=nn.functional.mse_loss, metric=negative_squared_error, device="cpu", epochs=8, lr=0.02,
+        max_macs="70%", decide_at="50%", weights_first=1, candidates=6,
+    )  # fmt: skip
+    assert result.counts.macs <= 0.7 * result.full.macs
+    assert result.architecture.kept["1"] != (2,)  # the convolution is over the cap
+    assert len(result.architecture.kept["1"]) == 1
+    assert isinstance(result.model, nn.Module)
+    assert not [m for m in result.model.modules() if isinstance(m, pgnas.OneOf | pgnas.AnyOf)]
+    assert result.model(torch.zeros(3, 3, 16)).shape == (3, 1)

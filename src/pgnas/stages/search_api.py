@@ -71,6 +71,7 @@ def search(
     lr: float = 0.1,
     weight_decay: float | None = None,
     logit_lr: float = 0.05,
+    weights_first: float | None = None,
     recalibrate_norms: bool = True,
     seed: int = 0,
     device: Device = "auto",
@@ -106,6 +107,8 @@ def search(
         lr: Peak learning rate of the weights.
         weight_decay: By default 0 with the paper's prior, which replaces it, else 5e-4.
         logit_lr: Learning rate of the logits.
+        weights_first: Epochs in which weights learn and logits do not; by default a quarter of the supernet's epochs if
+            operations are chosen, else none.
         recalibrate_norms: Re-estimate BatchNorm of every candidate on a few training batches.
         seed: Seed of noise and candidates; seed your loaders yourself.
         device: Where to compute.
@@ -122,7 +125,7 @@ def search(
         model="python:", data="python:", out="", epochs=epochs, max_macs=max_macs, max_params=max_params,
         decide_at=decide_at, candidates=candidates, lr=lr, weight_decay=weight_decay, logit_lr=logit_lr, seed=seed,
         device=device, precision=precision, compile=compile, max_latency=max_latency, latency_batch=latency_batch,
-        round_to=round_to, shed="on" if shed else "off",
+        round_to=round_to, shed="on" if shed else "off", weights_first=weights_first,
     )  # fmt: skip
     _steps(val_loader, "val_loader")
     steps = _steps(train_loader, "train_loader")
