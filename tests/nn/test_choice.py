@@ -13,6 +13,7 @@ from pgnas.architecture import Architecture
 from pgnas.bayes import PaperPrior
 from pgnas.errors import ModelError
 from pgnas.nn import extract, supernet
+from pgnas.nn.expected_cost import expected_cost
 from pgnas.nn.shedding import ShedSupernet
 from pgnas.nn.supernet import Supernet
 from pgnas.stages.inspection_tables import sections
@@ -236,3 +237,24 @@ def test_inspect_tells_choices_and_counts_their_architectures() -> None:
     assert (side.places, side.options, side.exclusive) == (("side",), ("wide", "max"), False)
     assert "one of none, skip, conv, point, pool" in [head for part in sections(found) for head, _ in part.entries]
     assert found.logits["product"] == found.logits["channel"] + found.logits["group"] - 25
+
+
+def test_the_expected_cost_of_widths_within_operations_is_counted() -> None:
+    """Outputs of an operation are needed where a reader behind it is open, too: the surrogate is the real count."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 5, 3, padding=1), edge(5), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 6, 3, padding=1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2),
+    ).double()  # fmt: skip
+    gated, rng = supernet(model, images(), "channel"), generator(5)
+    cost = expected_cost(
+        gated.graph, gated.space.all_sites, gated.gates.sizes, gated.prices("macs"), choice=gated.gates.choice_of_unit()
+    )
+    inside = {"1.conv.1": 2, "1.point": 3}
+    for option in (1, 2, 3, 4) * 5:
+        kept = {
+            name: tuple(sorted(torch.randperm(size, generator=rng)[:3].tolist()))
+            for name, size in gated.gates.sizes.items()
+        }
+        kept |= {"1": (option,), **{name: () for name, own in inside.items() if own != option}}
+        architecture = Architecture(gated.gates.sizes, kept)
+        assert cost.count(gated.gates.mask(architecture)) == gated.count(architecture).macs

@@ -8,12 +8,12 @@ an operation that cannot be shrunk is not used at all, and where one layer reads
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pgnas.bayes import BilinearCost
 from pgnas.nn.channels import Barrier, ChannelGraph, Dense
@@ -39,8 +39,9 @@ def expected_cost(
         choice: The choice that each unit is an option of, -1 for independent ones, (U,); None: all are independent.
     """
     reading = _Readers(graph, sites)
-    surrogate = _Surrogate(graph, sites, sizes, prices)
-    for name, rows in reading.walk():
+    readers = reading.walk()
+    surrogate = _Surrogate(graph, sites, sizes, prices, reading.joint)
+    for name, rows in readers:
         surrogate.add(name, rows)
     return surrogate.build(choice)
 
@@ -49,13 +50,18 @@ class _Readers:
     """Who reads each channel, found backwards.
 
     Symbolic rows have one column a site plus column 0 for "always": entry (c, 1 + s) is 1 + the unit of site s that
-    reads channel c, or 0.
+    reads channel c, or 0. What is read through the output of an operation has columns of its own, one for each reader
+    behind it; through several such outputs one after another, only the first counts.
+
+    Attributes:
+        joint: (Column of an operation's output, column of a reader behind it) to their column.
     """
 
     def __init__(self, graph: ChannelGraph, sites: Sequence[Site]) -> None:
         self.graph = graph
         self.sites = {site.node: (1 + index, site) for index, site in enumerate(sites)}
-        self.columns = 1 + len(sites)
+        self.columns = self._of_sites = 1 + len(sites)
+        self.joint: dict[tuple[int, int], int] = {}
 
     def walk(self) -> list[tuple[str, Tensor]]:
         """The readers of every node's channels, last node first."""
@@ -65,13 +71,33 @@ class _Readers:
             if self.graph.nodes[name].op == "output":
                 rows[name][:, 0] = 1
             for source, read in zip(op.inputs, self._reads(name, rows[name]), strict=True):
-                rows[source] = _join(rows[source], read)
+                rows[source] = _join(self._widened(rows[source]), self._widened(read))
         return list(reversed(rows.items()))
+
+    def _widened(self, rows: Tensor) -> Tensor:
+        """Rows with a column for everything known by now."""
+        return nn.functional.pad(rows, (0, self.columns - rows.shape[1]))
+
+    def _through(self, column: int, site: Site, rows: Tensor) -> Tensor:
+        """Who reads an operation's output, given who reads what it is handed on to: both gates must be open."""
+        behind = [j for j in range(1, self._of_sites) if j < rows.shape[1] and rows[:, j].any()]
+        for j in behind:
+            if (column, j) not in self.joint:
+                self.joint[column, j] = self.columns
+                self.columns += 1
+        read = self._nobody(len(rows))
+        alone = (rows[:, :1] > 0).any(1) | (rows[:, self._of_sites :] > 0).any(1)
+        read[alone, column] = 1 + site.unit_of_channel[alone]
+        for j in behind:
+            read[:, self.joint[column, j]] = rows[:, j]
+        return read
 
     def _reads(self, name: str, rows: Tensor) -> list[Tensor]:
         op = self.graph.ops[name]
         if name in self.sites:
             column, site = self.sites[name]
+            if site.option is not None:
+                return [self._through(column, site, rows)]
             read = self._nobody(len(site.unit_of_channel))
             read[:, column] = 1 + site.unit_of_channel
             return [read]
@@ -128,7 +154,14 @@ class _Layer:
 class _Surrogate:
     """Collects the index tensors of a :class:`BilinearCost`."""
 
-    def __init__(self, graph: ChannelGraph, sites: Sequence[Site], sizes: dict[str, int], prices: Prices) -> None:
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        sites: Sequence[Site],
+        sizes: dict[str, int],
+        prices: Prices,
+        joint: Mapping[tuple[int, int], int],
+    ) -> None:
         self.graph, self.prices = graph, prices
         self.site_of_node = {site.node: site for site in sites}
         self.units = sum(sizes.values())
@@ -138,10 +171,17 @@ class _Surrogate:
         for site in sites:  # a slot a unit, not a channel: the channels of one unit are read together
             self.slot_starts.append(sum(len(units) for units in slot_units))
             slot_units.append(firsts[site.gate] + torch.arange(sizes[site.gate]))
+        closing: list[Tensor] = []  # beside its reader's unit a slot behind an operation has the operation's
+        for operation, reader in joint:  # in the order of their columns
+            option, behind = sites[operation - 1], sites[reader - 1]
+            self.slot_starts.append(sum(len(units) for units in slot_units))
+            slot = self.slot_starts[-1] + torch.arange(sizes[behind.gate])
+            slot_units.append(firsts[behind.gate] + torch.arange(sizes[behind.gate]))
+            closing.append(torch.stack([slot, torch.full_like(slot, firsts[option.gate] + (option.option or 0))]))
         self.slot_unit = torch.cat(slot_units)
         self.slot_layer = torch.full((len(self.slot_unit),), -1)
-        self.first_slot = dict(zip(self.site_of_node, self.slot_starts, strict=True))
-        self.entries = [torch.stack([torch.arange(len(self.slot_unit)), self.slot_unit])]
+        self.first_slot = dict(zip(self.site_of_node, self.slot_starts, strict=False))
+        self.entries = [torch.stack([torch.arange(len(self.slot_unit)), self.slot_unit]), *closing]
         self.entries += [self._groups_behind(site, firsts) for site in sites]
         self.layers: list[_Layer] = []
         self.outputs = 0
