@@ -6,7 +6,7 @@ CIFAR-10 at 16x16, 12 epochs, group gates, no early decision; the plain full net
 compute (supernet epochs and ranking). The average is over 16 samples of the posterior; "best sample" is the best of
 these 16 by the very score compared, on the test images. Corrupted test images (at 16x16; deterministic) are told from
 clean ones by the entropy of the prediction, and by mutual information: noise (Gaussian, deviation as a share of
-the range), blur (Gaussian, deviation in pixels), contrast (factor about the image's mean).
+the range), blur (Gaussian, deviation in pixels), contrast (factor about the image's mean), 2,000 images each.
 
 An interrupted bench goes on where it was; each seed is one resumable run in two cells, the search and the full network.
 --images takes a part of the training images, for a trial.
@@ -36,10 +36,11 @@ from pgnas.stages.evaluating import evaluate
 
 SIDE = 16
 CORRUPTIONS = {
-    "noise": (0.04, 0.08, 0.16),
-    "blur": (0.5, 0.75, 1.0),
-    "contrast": (0.6, 0.4, 0.2),
+    "noise": (0.06, 0.12),
+    "blur": (0.6, 1.0),
+    "contrast": (0.5, 0.25),
 }
+CORRUPTED = 2_000  # test images of each kind and strength
 LEAST_TRAINING = 10  # images a class in a file of corrupted ones, whose test split alone is used
 
 
@@ -70,8 +71,9 @@ def prepare(out: Path, images: int | None) -> tuple[Path, list[str]]:
         test, test_labels = data.test.head(len(data.test)), data.test.labels
         _save(clean, train[order], labels[order], test, test_labels)
         few = torch.cat([(labels == label).nonzero().flatten()[:LEAST_TRAINING] for label in labels.unique()])
+        some = torch.randperm(len(test), generator=torch.Generator().manual_seed(1))[:CORRUPTED]
         for (kind, strength), path in files.items():
-            _save(path, train[few], labels[few], corrupt(test, kind, strength), test_labels)
+            _save(path, train[few], labels[few], corrupt(test[some], kind, strength), test_labels[some])
     return clean, [str(path) for path in files.values()]
 
 

@@ -156,9 +156,13 @@ def test_more_samples_and_other_data(own, undecided, capsys):
         key: before[key] for key in before if key != "uncertainty"
     }
     (apart,) = after["uncertainty"]["ood"].values()
-    assert set(apart) == {"images", "found", "ensemble", "full"}
+    assert set(apart) == {"images", "fingerprint", "found", "ensemble", "full"}
     assert set(apart["ensemble"]) == {"entropy", "mutual_information"}
     assert 0 <= apart["found"]["entropy"] <= 1
+    stamp = (own / "predictions.safetensors").stat().st_mtime_ns
+    assert main(["evaluate", str(own), "--samples", "3", "--ood", str(own.parent / "noise.npz")]) == 0
+    assert json.loads((own / "result.json").read_text()) == after
+    assert (own / "predictions.safetensors").stat().st_mtime_ns == stamp  # nothing is done twice
     again = evaluate(own, samples=16)
     assert again["uncertainty"] == undecided["uncertainty"]  # the same seed; the other data belong to other samples
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from pgnas.bayes import fit_temperature, tempered
+from pgnas.bayes.predictive import entropy
 from pgnas.data import Batches, Examples, load_data
 from pgnas.errors import DataError
 from pgnas.stages.context import EVALUATION_BATCH, Context
@@ -22,7 +23,7 @@ Facts = dict[str, Any]
 PREDICTIONS_NAME, RELIABILITY_NAME = "predictions.safetensors", "reliability.json"
 TEMPERATURES_NAME = "temperatures.json"
 FOUND, ENSEMBLE, FULL = "found", "ensemble", "full"
-_HELD_OUT, _TEST, _OTHER = "validation", "test", "other:"
+_HELD_OUT, _TEST, _OTHER = "validation", "test", "other"
 
 
 @dataclass(frozen=True)
@@ -110,27 +111,39 @@ def _tensors(source: str, found: dict[str, Gathered]) -> dict[str, Tensor]:
     return kept
 
 
-def tell_apart(run: Context, others: Mapping[str, Examples], *, samples: int) -> dict[str, Facts]:
-    """How well each source's uncertainty tells other images, of :func:`other_images`, from the run's test split.
+@dataclass(frozen=True, eq=False)
+class OtherData:
+    """Images of other data.
+
+    Attributes:
+        images: Their test split, shaped as the run's network reads images.
+        fingerprint: Of the data.
+    """
+
+    images: Examples
+    fingerprint: str
+
+
+def tell_apart(run: Context, other: OtherData, *, samples: int) -> Facts:
+    """How well each source's uncertainty tells other images from the run's test split, as :func:`assess` kept it.
 
     Returns:
-        For each of the others the number of images, and by source the AUROC of each score: ``entropy`` of the
-        prediction, and of the ensemble also the ``mutual_information`` of class and network.
+        The number of images, the fingerprint, and by source the AUROC of each score: ``entropy`` of the prediction, and
+        of the ensemble also the ``mutual_information`` of class and network.
     """
-    loaders = {_TEST: run.held_out(run.data.test), **{_OTHER + spec: _batches(run, of) for spec, of in others.items()}}
-    facts: dict[str, Facts] = {spec: {"images": len(of)} for spec, of in others.items()}
+    kept, _ = run.folder.load_tensors(PREDICTIONS_NAME)
+    facts: Facts = {"images": len(other.images), "fingerprint": other.fingerprint}
     for source in sources(run, samples):
-        found = gather(source.networks(), loaders, engine=run.engine)
-        inside = found[_TEST].uncertainty
-        for spec in others:
-            outside = found[_OTHER + spec].uncertainty
-            facts[spec][source.name] = {"entropy": auroc(inside.total, outside.total)}
-            if source.name == ENSEMBLE:
-                facts[spec][source.name]["mutual_information"] = auroc(inside.epistemic, outside.epistemic)
+        found = gather(source.networks(), {_OTHER: _batches(run, other.images)}, engine=run.engine)[_OTHER]
+        inside = kept[f"{_TEST}.{source.name}"].double()
+        facts[source.name] = {"entropy": auroc(entropy(inside), found.uncertainty.total)}
+        if source.name == ENSEMBLE:
+            information = kept[f"{_TEST}.{source.name}.mutual_information"]
+            facts[source.name]["mutual_information"] = auroc(information, found.uncertainty.epistemic)
     return facts
 
 
-def other_images(run: Context, spec: str) -> Examples:
+def other_data(run: Context, spec: str) -> OtherData:
     """The test split of other data, as the run's network reads images.
 
     Raises:
@@ -138,14 +151,15 @@ def other_images(run: Context, spec: str) -> Examples:
     """
     shape = run.network_preprocessing
     square = shape.depth is None and shape.height == shape.width
-    split = load_data(spec, image_size=shape.height if square else None, augment="off").test
+    data = load_data(spec, image_size=shape.height if square else None, augment="off")
+    split = data.test
     if len(split.shape) == len(shape.shape) and split.shape[0] == 1 < shape.channels:
         split = split.widened(shape.channels)
     if split.shape != shape.shape:
         found, wanted = ("x".join(map(str, size)) for size in (split.shape, shape.shape))
         remedy = "give data of as many channels and dimensions"
         raise DataError(f"--ood {spec}", f"must give images of {wanted}, as the run's", value=found, remedy=remedy)
-    return split
+    return OtherData(split, data.fingerprint)
 
 
 def _batches(run: Context, split: Examples) -> Batches:

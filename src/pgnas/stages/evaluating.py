@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from pgnas.processes import join
 from pgnas.progress import Progress, SilentReporter
 from pgnas.run_folder import RunFolder, SharedFolder
 from pgnas.stages import finishing, pipeline
-from pgnas.stages.assessing import assess, other_images, tell_apart
+from pgnas.stages.assessing import assess, other_data, tell_apart
 from pgnas.stages.context import Context
 from pgnas.stages.ensemble import SAMPLES, require_samples
 from pgnas.stages.result import RunResult
@@ -37,18 +38,20 @@ def evaluate(
     with SharedFolder.share(processes, lambda: RunFolder.open(path)) as folder:
         context = Context(folder, progress or SilentReporter(), processes=processes)
         result: Any = folder.read_json("result.json", stage="evaluate")
-        uncertainty = result.get("uncertainty") or {}
+        before = result.get("uncertainty")
         with processes.together():
-            others = {spec: other_images(context, spec) for spec in ood}
-        if uncertainty.get("samples") != samples:
+            others = {spec: other_data(context, spec) for spec in ood}
+        if not before or before["samples"] != samples:
             context.progress.stage("ensemble")
-            uncertainty = processes.from_first(lambda: assess(context, samples=samples))
-        if others:
-            context.progress.stage("other data")
-            apart = processes.from_first(lambda: tell_apart(context, others, samples=samples))
-            uncertainty = uncertainty | {"ood": (uncertainty.get("ood") or {}) | apart}
-        if uncertainty != result.get("uncertainty"):
-            folder.write_json("result.json", result | {"uncertainty": uncertainty})
-            if folder.stage_done("report"):
-                processes.from_first(lambda: finishing.report(context, FolderStore(folder, "report")))
+            result["uncertainty"] = processes.from_first(lambda: assess(context, samples=samples))
+            folder.write_json("result.json", result)
+        for spec, other in others.items():
+            told = result["uncertainty"].setdefault("ood", {})
+            if told.get(spec, {}).get("fingerprint") == other.fingerprint:
+                continue
+            context.progress.stage(f"told from {spec}")
+            told[spec] = processes.from_first(functools.partial(tell_apart, context, other, samples=samples))
+            folder.write_json("result.json", result)  # one by one: a killed command goes on with the next
+        if folder.stage_done("report"):
+            processes.from_first(lambda: finishing.report(context, FolderStore(folder, "report")))
         return pipeline.load_result(folder, context)
