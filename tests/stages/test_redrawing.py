@@ -60,6 +60,25 @@ def test_no_run_and_damaged_files(sampled, tmp_path):
         redraw(tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    "value", [[], None, 3, "text", {"gates": 3}, {"gates": {"classifier": 3}}, {"stage": [], "at": "x"}]
+)
+def test_files_of_another_shape_give_a_page_or_one_line(sampled, tmp_path, value, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("config.toml", "architecture.json", "metrics.jsonl", "stages.json"):
+        (run / name).write_bytes((sampled / name).read_bytes())
+    for name in ("supernet.json", "operations.json", "reliability.json", "env.json", "progress.json"):
+        (run / name).write_text(json.dumps(value))
+    assert main(["report", str(run)]) == 0
+    assert main(["status", str(run)]) == 0
+    (run / "result.json").write_text(json.dumps(value))
+    capsys.readouterr()
+    expected = 0 if isinstance(value, dict) else 2
+    assert main(["report", str(run)]) == main(["compare", str(run), str(run), "--out", str(run / "c.html")]) == expected
+    assert capsys.readouterr().err.count("\n") == expected
+
+
 def test_the_command_says_all_that_differs_from_the_defaults(sampled, monkeypatch):
     told = command(RunConfig(model="m", data="my data", out="o", gate_inputs=True, exclude=("a", "b*"), lr=0.05))
     assert told == (

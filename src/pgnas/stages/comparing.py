@@ -9,9 +9,8 @@ from pathlib import Path
 from pgnas.errors import ConfigError
 from pgnas.report.comparison import HEADS, ComparedRun, comparison_rows, differing_settings, render_comparison
 from pgnas.run_folder import RunFolder, storage
-from pgnas.stages import pipeline
 from pgnas.stages.inspection_tables import Column, Section
-from pgnas.stages.redrawing import run_names
+from pgnas.stages.redrawing import result_values, run_names
 
 
 @dataclass(frozen=True)
@@ -58,5 +57,4 @@ def compare(paths: Sequence[str | Path], *, out: str | Path) -> Comparison:
 
 def _read(path: str | Path, name: str) -> ComparedRun:
     with RunFolder.open(path, writer=False) as folder:
-        values = pipeline.load_result(folder).values
-        return ComparedRun(name, values, folder.config.given(), folder.read_lines("candidates.jsonl"))
+        return ComparedRun(name, result_values(folder), folder.config.given(), folder.read_lines("candidates.jsonl"))

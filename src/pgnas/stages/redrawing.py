@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+from pgnas.errors import FileError
 from pgnas.run_folder import RunFolder, storage
 from pgnas.stages import pipeline, reporting
 
@@ -31,10 +33,23 @@ def redraw(path: str | Path, *, against: Sequence[str | Path] = (), out: str | P
     with ExitStack() as stack:
         folder, *others = (stack.enter_context(RunFolder.open(place, writer=False)) for place in (path, *against))
         named = dict(zip(run_names(against), others, strict=True))
-        html = reporting.render(folder, pipeline.load_result(folder).values, others=named)
+        html = reporting.render(folder, result_values(folder), others=named)
     target = Path(out) if out is not None else folder.file(reporting.REPORT_NAME)
     storage.write_bytes(target, html.encode())
     return target
+
+
+def result_values(folder: RunFolder) -> Mapping[str, Any]:
+    """The fields of ``result.json``, or those that the stages done so far give.
+
+    Raises:
+        FileError: The file is damaged.
+    """
+    values: object = pipeline.load_result(folder).values
+    if not isinstance(values, Mapping):
+        remedy = "restore the file, or repeat the stage evaluate"
+        raise FileError(str(folder.file("result.json")), "must be a JSON object", remedy=remedy)
+    return values
 
 
 def run_names(paths: Sequence[str | Path]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from pgnas.architecture import Architecture
 from pgnas.config import RunConfig
 from pgnas.report import render_report
+from pgnas.report.values import Row, section
 from pgnas.run_folder import RunFolder
 from pgnas.stages.context import HANDED_IN
 
@@ -30,12 +31,9 @@ def render(folder: RunFolder, result: Mapping[str, Any], *, others: Mapping[str,
     """
     summary = found(folder, "supernet.json")
     chosen = found(folder, "architecture.json")
-    if summary and chosen:
-        kept = Architecture.from_json(chosen, subject=str(folder.file("architecture.json"))).kept
-        for name, gate in summary["gates"].items():
-            gate["kept"] = len(kept[name])
-        choices = summary.get("choices", {})
-        summary["chosen"] = {name: [list(choices[name])[unit] for unit in kept[name]] for name in choices}
+    if chosen is not None and isinstance(summary, dict):
+        architecture = Architecture.from_json(chosen, subject=str(folder.file("architecture.json")))
+        summary |= _what_is_kept(summary, architecture)
     environment = found(folder, "env.json")
     more = {"settings": folder.config.given(), "environment": environment, "command": command(folder.config)}
     return render_report(
@@ -47,6 +45,21 @@ def render(folder: RunFolder, result: Mapping[str, Any], *, others: Mapping[str,
         reliability=found(folder, "reliability.json"),
         others={name: other.read_lines("candidates.jsonl") for name, other in (others or {}).items()},
     )
+
+
+def _what_is_kept(summary: Row, architecture: Architecture) -> dict[str, Any]:
+    """The gates with their numbers of kept units, and of every choice the options that were chosen.
+
+    A gate or choice that the architecture does not know, as in files of different runs, has nothing kept.
+    """
+    kept, gates, choices = architecture.kept, section(summary, "gates"), section(summary, "choices")
+    options = {name: list(choices[name]) if isinstance(choices[name], list | dict) else [] for name in choices}
+    return {
+        "gates": {name: {**section(gates, name), "kept": len(kept.get(name, ()))} for name in gates},
+        "chosen": {
+            name: [known[unit] for unit in kept.get(name, ()) if unit < len(known)] for name, known in options.items()
+        },
+    }
 
 
 def found(folder: RunFolder, name: str) -> Any:

@@ -6,8 +6,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from pgnas.report.values import number, section
 from pgnas.run_folder import RunFolder, is_locked
 from pgnas.stages.noting import PROGRESS_NAME
 from pgnas.stages.pipeline import STAGES
@@ -53,23 +54,23 @@ def status(path: str | Path) -> Status:
     """
     with RunFolder.open(path, writer=False) as folder:
         running = is_locked(folder.path)
-        noted: Any = found(folder, PROGRESS_NAME) or {}
+        noted = section({"noted": found(folder, PROGRESS_NAME)}, "noted")
         done = tuple(name for name in STAGES if folder.stage_done(name))
         stage = str(noted["stage"]) if noted.get("stage") else None
+        behind, total, at = (number(noted.get(key)) for key in ("done", "total", "at"))
         state = _state(done, running=running, amid=stage is not None and not folder.stage_done(stage))
         rows = [row for row in folder.read_metrics() if row.get("stage") in (stage, "search")]
         last = [row for row in rows if row.get("stage") == stage] or rows
-        measured = {key: value for key, value in (last[-1] if last else {}).items() if isinstance(value, int | float)}
-        total = noted.get("total")
+        measured = {**(last[-1] if last else {}), **section(noted, "fields")}
         return Status(
             path=folder.path,
             state=state,
             done=done,
             stage=stage if state in ("running", "interrupted") else None,
-            position=(int(noted["done"]), int(total)) if total else None,
-            seconds_left=noted.get("seconds_left"),
-            seconds_old=max(0.0, time.time() - noted["at"]) if "at" in noted else None,
-            measured=measured | dict(noted.get("fields") or {}),
+            position=None if behind is None or not total else (int(behind), int(total)),
+            seconds_left=number(noted.get("seconds_left")),
+            seconds_old=None if at is None else max(0.0, time.time() - at),
+            measured={key: value for key, given in measured.items() if (value := number(given)) is not None},
             resume=None if state == "finished" else command(folder.config),
         )
 
