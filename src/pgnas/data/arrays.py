@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pgnas.data.memory import require_memory
+from pgnas.data.memory import fits_in_memory, require_memory
 from pgnas.data.resizing import resized
 from pgnas.data.sources import Augment, RawData, Request, choice, register_path
 from pgnas.data.splits import Split
@@ -133,7 +134,13 @@ def _header(archive: zipfile.ZipFile, path: str, key: str) -> tuple[tuple[int, .
 
 
 def _array(archive: zipfile.ZipFile, path: str, key: str) -> Array:
-    _header(archive, path, key)
+    shape, dtype = _header(archive, path, key)
+    amount = math.prod(shape) * dtype.itemsize
+    if amount > archive.getinfo(f"{key}.npy").file_size:  # numpy would make room for what the header promises
+        found = f"fewer bytes than the {amount:,} of shape {shape}"
+        raise _fail(path, key, "must be a whole numpy array", found, "write the file again")
+    if not fits_in_memory((amount,)):
+        raise _fail(path, key, "must fit in about half of the available memory", f"shape {shape}", "use fewer examples")
     try:
         with archive.open(f"{key}.npy") as member:
             array: Array = np.lib.format.read_array(member, allow_pickle=False)
