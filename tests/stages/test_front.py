@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+import tomllib
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from pgnas.config import RunConfig
 from pgnas.errors import ConfigError, RunFolderError
 from pgnas.stages import exporting, finishing
 from pgnas.stages.front import FrontSettings, front, mark_dominated
+from pgnas.stages.schedule import cosine_schedule
 from pgnas.supernets import build_model
 
 CAPS = FrontSettings(caps=("60%", "30%"), epochs=1)
@@ -89,6 +91,16 @@ def test_a_killed_front_ends_as_the_whole_one(made, searched, tmp_path):
         assert both[0] == both[1]
 
 
+def test_the_learning_rate_begins_as_asked_and_ends_at_nothing(made, searched):
+    rows = [json.loads(line) for line in (searched / "front" / "macs-30pct" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["stage"] for row in rows] == ["train"]
+    assert 0 < rows[-1]["lr"] < 0.1 * CAPS.lr
+    settings = tomllib.loads((searched / "front" / "macs-30pct" / "config.toml").read_text())
+    steps = 1_000
+    whole = cosine_schedule(settings["lr"], 3 * steps)
+    assert whole.at(2 * steps) == pytest.approx(CAPS.lr, rel=0.02)
+
+
 def test_a_point_begins_with_what_the_next_larger_one_learned(made, searched):
     larger, smaller = (searched / "front" / name for name in ("macs-60pct", "macs-30pct"))
     architecture = Architecture.from_json(json.loads((larger / "architecture.json").read_text()))
@@ -129,8 +141,9 @@ def test_what_cannot_be_is_refused(searched, tmp_path, capsys):
         {"caps": ("x",)},
         {"points": 2, "epochs": -1},
         {"points": 1, "start": "x"},
+        {"points": 1, "lr": 0.0},
     ):
-        with pytest.raises(ConfigError, match=r"--caps|--points|--epochs|--start"):
+        with pytest.raises(ConfigError, match=r"--caps|--points|--epochs|--start|--lr"):
             FrontSettings(**settings)
     assert main(["front", str(tmp_path), "--points", "2"]) == 2
     assert "must be a run folder" in capsys.readouterr().err

@@ -186,6 +186,7 @@ def front(
     caps: Annotated[tuple[str, ...], Parameter(converter=comma_separated, negative=())] = (),
     points: Annotated[int | None, _WHOLE] = None,
     epochs: Annotated[int, _WHOLE] = 2,
+    lr: float = 0.03,
     cost: Literal["macs", "params"] = "macs",
     start: Literal["larger", "search"] = "larger",
 ) -> None:
@@ -199,6 +200,7 @@ def front(
         caps: The caps, such as 20%,40%,60%.
         points: Instead of caps: so many, evenly spaced.
         epochs: Epochs that each network is trained after it was chosen.
+        lr: Learning rate at the beginning of these, from where it falls to 0.
         cost: What is capped: multiply-adds or parameters.
         start: Weights with which each begins: those of the next larger network, trained, or those of the search.
     """
@@ -206,7 +208,7 @@ def front(
         from pgnas.stages.front import FrontSettings
         from pgnas.stages.front import front as make_front
 
-        settings = FrontSettings(caps=caps, points=points, epochs=epochs, cost=cost, start=start)
+        settings = FrontSettings(caps=caps, points=points, epochs=epochs, lr=lr, cost=cost, start=start)
         result = make_front(path, settings, progress=progress)
     print_lines(result.summary())
 

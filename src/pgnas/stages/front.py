@@ -33,11 +33,14 @@ from pgnas.run_folder.tensors import load_tensors
 from pgnas.stages import pipeline
 from pgnas.stages.context import Context
 from pgnas.stages.result import RunResult
+from pgnas.stages.schedule import cosine_schedule
 from pgnas.stages.searching import describe_supernet
 
 Cost = Literal["macs", "params"]
 Start = Literal["larger", "search"]
 FOLDER = "front"
+MOST_LR = 1_000.0
+"""The most that ``lr`` of a run's settings may be."""
 _COLUMNS = (
     "cap", "macs", "params", "val_accuracy", "test_accuracy", "val_untrained", "dominated", "expected_cost", "spent",
     "folder",
@@ -52,6 +55,7 @@ class FrontSettings:
         caps: Their caps, each a share of the full network's cost (``"40%"``) or a count (``"2M"``).
         points: Instead of ``caps``: so many, evenly spaced between nothing and the full network.
         epochs: Epochs that each network is trained after it was chosen.
+        lr: Learning rate at the beginning of these, from where it falls to 0.
         cost: What is capped: multiply-adds or parameters.
         start: Weights with which each network begins: those of the next larger one, trained, or those of the search.
     """
@@ -59,6 +63,7 @@ class FrontSettings:
     caps: tuple[str, ...] = ()
     points: int | None = None
     epochs: int = 2
+    lr: float = 0.03
     cost: Cost = "macs"
     start: Start = "larger"
 
@@ -69,6 +74,8 @@ class FrontSettings:
         for flag, count in (("--points", self.points), ("--epochs", self.epochs)):
             if count is not None and not 0 <= count - (flag == "--points") <= 1_000:
                 raise ConfigError(flag, "must lie between 0 and 1000", value=count, remedy="choose a number inside")
+        if not 0 < self.lr <= 100:
+            raise ConfigError("--lr", "must lie in (0, 100]", value=self.lr, remedy="choose a value inside")
         if self.cost not in ("macs", "params"):
             raise ConfigError("--cost", "must be one of macs, params", value=repr(self.cost), remedy="choose one")
         if self.start not in ("larger", "search"):
@@ -177,6 +184,7 @@ def _point_config(run: Context, settings: FrontSettings, cap: str) -> RunConfig:
     """The run's settings, with this cap and a few more epochs than the search had."""
     searched = int(str(run.folder.stage_facts("search")["epochs"]))
     epochs = searched + settings.epochs
+    begun = cosine_schedule(1.0, epochs * run.steps_an_epoch).at(searched * run.steps_an_epoch)
     decide = "never" if settings.epochs == 0 else f"{100 * searched / epochs:.8f}%"
     return replace(
         run.config,
@@ -185,6 +193,12 @@ def _point_config(run: Context, settings: FrontSettings, cap: str) -> RunConfig:
         max_params=cap if settings.cost == "params" else None,
         max_latency=None,
         epochs=epochs,
+        # The end of this cosine is what is used. Its peak has a bound; less is then asked of very few, late epochs.
+        lr=run.config.lr if settings.epochs == 0 else min(MOST_LR, settings.lr / begun),
+        schedule="cosine",
+        warmup=None,
+        lr_floor=0.0,
+        milestones=(),
         decide_at=decide,
         budget=None,
         shed="off",
