@@ -8,58 +8,49 @@ channels are kept does not matter to the row: they are interchangeable. Its accu
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pgnas.amounts import Amount
-from pgnas.architecture import Architecture
 from pgnas.config import RunConfig
 from pgnas.errors import ConfigError
 from pgnas.progress import Progress, SilentReporter
-from pgnas.run_folder.storage import read_json, to_json, write_bytes
 from pgnas.stages.nats_tables import SizeReferences, SizeRow, SizeTable
-from pgnas.stages.pipeline import run
+from pgnas.stages.table_bench import (
+    BenchSettings,
+    accuracies,
+    mean_and_spread,
+    results_json,
+    search_all,
+    search_once,
+    write_results,
+)
 from pgnas.supernets.nats_parts import places
 from pgnas.supernets.nats_size import LARGEST, MULTIPLE, kept_widths, nats_size, size_macs
 
 
 @dataclass(frozen=True, kw_only=True)
-class SizeBench:
-    """The settings of the benchmark: the same for every cap and every data set.
+class SizeBench(BenchSettings):
+    """The settings of the benchmark.
 
     Attributes:
-        data: What ``--data`` of ``pgnas run`` takes.
-        table: The table, an ``.npz`` file.
-        out: A folder for the runs and ``results.json``; a rerun takes up where it was.
         column: The table's column of accuracies; ``None``: the only one.
-        caps: Caps on the flops, as shares of the largest network's.
-        seeds: A search each.
         width: Width of the supernet, a multiple of 8 up to 64: a channel stands for 64 / width.
-        image_size: Side of the images in the search; ``None``: as they are.
         epochs: Epochs of the search.
-        candidates: Architectures ranked.
     """
 
-    data: str
-    table: Path
-    out: Path
     column: str | None = None
     caps: tuple[str, ...] = ("6.4%", "25%")
-    seeds: tuple[int, ...] = (0, 1, 2)
     width: int = 32
-    image_size: int | None = 16
     epochs: int = 8
-    candidates: int = 64
 
     def __post_init__(self) -> None:
         if not (MULTIPLE <= self.width <= LARGEST and self.width % MULTIPLE == 0):
             rule = f"must be a multiple of {MULTIPLE} up to {LARGEST}"
             raise ConfigError("--width", rule, value=self.width, remedy=f"use for example {LARGEST // 2}")
-        require_distinct("--caps", self.caps)
-        require_distinct("--seeds", self.seeds)
+        super().__post_init__()
         for text in self.caps:
             if not Amount.parse(text, subject="--caps").relative:
                 raise ConfigError("--caps", "must be shares", value=repr(text), remedy="write for example 6.4%,25%")
@@ -73,7 +64,7 @@ class SizeBench:
         return RunConfig(
             model=f"nats-size:width={self.width}",
             data=self.data,
-            out=str(self.out / f"cap{cap.strip().rstrip('%').strip()}-seed{seed}"),
+            out=self.run_folder(cap, seed),
             image_size=self.image_size,
             epochs=self.epochs,
             max_macs=f"{100 * supernet_share(self.share(cap), self.width):.6f}%",
@@ -124,10 +115,6 @@ class SizeBenchResult:
     findings: tuple[SizeFinding, ...]
     references: Mapping[str, SizeReferences]
 
-    def of(self, cap: str) -> tuple[SizeFinding, ...]:
-        """The findings under one cap."""
-        return tuple(finding for finding in self.findings if finding.cap == cap)
-
     def summary(self) -> list[str]:
         """Tables in Markdown: every search, then the caps."""
         lines = ["| cap | seed | c1-c2-c3-c4-c5 | flops | true accuracy | minutes |", "|---|---|---|---|---|---|"]
@@ -139,34 +126,15 @@ class SizeBenchResult:
         lines += ["", "| cap | mean | standard deviation | uniform width | 90-100 % of the cap | best row |"]
         lines += ["|---|---|---|---|---|---|"]
         for cap, references in self.references.items():
-            values = [finding.accuracy for finding in self.of(cap)]
-            spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else "-"
+            found = mean_and_spread(accuracies(self.findings, cap))
             near = "-" if references.near_cap is None else f"{references.near_cap:.2f}"
             uniform = f"{references.uniform:.2f} (width {references.uniform_width}, {references.uniform_share:.2%})"
-            lines.append(
-                f"| {cap} | {statistics.mean(values):.2f} | {spread} | {uniform} | {near} | {references.best:.2f} |"
-            )
+            lines.append(f"| {cap} | {found} | {uniform} | {near} | {references.best:.2f} |")
         return lines
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value."""
-        settings = asdict(self.settings) | {"table": str(self.settings.table), "out": str(self.settings.out)}
-        return {
-            "bench": "nats-size",
-            "settings": settings,
-            "findings": [asdict(finding) for finding in self.findings],
-            "references": {cap: asdict(references) for cap, references in self.references.items()},
-        }
-
-
-def require_distinct(name: str, values: Sequence[object]) -> None:
-    """Check a list of settings.
-
-    Raises:
-        ConfigError: It is empty, or something is in it twice.
-    """
-    if not values or len(set(values)) != len(values):
-        raise ConfigError(name, "must be one or more different values", value=list(values), remedy="list them")
+        return results_json("nats-size", self.settings, self.findings, self.references)
 
 
 def bench_size(settings: SizeBench, *, progress: Progress | None = None) -> SizeBenchResult:
@@ -183,36 +151,22 @@ def bench_size(settings: SizeBench, *, progress: Progress | None = None) -> Size
     caps = {cap: settings.share(cap) * table.largest for cap in settings.caps}
     for flops in caps.values():
         table.nearest([0.0] * places(1), flops)  # a cap too low is refused before any search
-    findings = []
-    for cap in settings.caps:
-        for seed in settings.seeds:
-            progress.note(f"nats-size: cap {cap}, seed {seed}")
-            findings.append(_search(settings, table, cap, seed, progress))
+    search = functools.partial(_search, settings, table, progress)
+    findings = search_all("nats-size", settings, search, progress)
     references = {cap: table.references(flops) for cap, flops in caps.items()}
-    result = SizeBenchResult(settings, tuple(findings), references)
-    write_bytes(settings.out / "results.json", to_json(result.to_json(), indent=1).encode())
+    result = SizeBenchResult(settings, findings, references)
+    write_results(settings, result.to_json())
     return result
 
 
-def _search(settings: SizeBench, table: SizeTable, cap: str, seed: int, progress: Progress) -> SizeFinding:
+def _search(settings: SizeBench, table: SizeTable, progress: Progress, cap: str, seed: int) -> SizeFinding:
     """One search, and then its row."""
-    config = settings.config(cap, seed)
-    values = run(config, until="sample", progress=progress).values
-    path = Path(config.out) / "architecture.json"
-    architecture = Architecture.from_json(read_json(path), subject=str(path))
+    architecture, facts = search_once(settings.config(cap, seed), progress)
     kept = kept_widths(nats_size(width=settings.width), architecture)
     scale = LARGEST / settings.width
     network = table.nearest([scale * channels for channels in kept], settings.share(cap) * table.largest)
-    return SizeFinding(
-        cap,
-        seed,
-        kept,
-        network,
-        network.flops / table.largest,
-        table.accuracy(network.row),
-        values["candidates"]["val_best"],
-        values["seconds"]["search"] + values["seconds"]["sample"],
-    )
+    share, accuracy = network.flops / table.largest, table.accuracy(network.row)
+    return SizeFinding(cap, seed, kept, network, share, accuracy, **facts)
 
 
 def supernet_share(share: float, width: int) -> float:

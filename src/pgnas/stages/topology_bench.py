@@ -8,9 +8,9 @@ table's accuracy is read when the search is over.
 
 from __future__ import annotations
 
-import statistics
+import functools
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,17 @@ from pgnas.config import RunConfig, Switch
 from pgnas.errors import ConfigError
 from pgnas.nn import measure
 from pgnas.progress import Progress, SilentReporter
-from pgnas.run_folder.storage import read_json, to_json, write_bytes
-from pgnas.stages.nats_bench import require_distinct
+from pgnas.run_folder.storage import read_json
 from pgnas.stages.nats_tables import TopologyReferences, TopologyRow, TopologyTable
-from pgnas.stages.pipeline import run
+from pgnas.stages.table_bench import (
+    BenchSettings,
+    accuracies,
+    mean_and_spread,
+    results_json,
+    search_all,
+    search_once,
+    write_results,
+)
 from pgnas.supernets.nats_cells import EDGES, connected, format_cell
 from pgnas.supernets.nats_topology import chosen_cell, nats_topology
 
@@ -33,42 +40,28 @@ NO_CAP = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopologyBench:
-    """The settings of the benchmark: the same for every cap and every data set.
+class TopologyBench(BenchSettings):
+    """The settings of the benchmark; of the caps, ``"none"`` is none.
 
     Attributes:
-        data: What ``--data`` of ``pgnas run`` takes.
-        table: The table, an ``.npz`` file.
-        out: A folder for the runs and ``results.json``; a rerun takes up where it was.
         column: The table's column of accuracies.
-        caps: Caps on the flops, as shares of the largest cell's; ``"none"``: none.
-        seeds: A search each.
         channels: Channels of the supernet's first stage; the benchmark's networks have 16.
         cells: Cells a stage of the supernet; the benchmark's networks have 5.
-        image_size: Side of the images in the search; ``None``: as they are.
         epochs: Epochs of the search.
         weights_first: Of these those in which weights learn alone.
-        candidates: Architectures ranked.
         compile: ``torch.compile``.
     """
 
-    data: str
-    table: Path
-    out: Path
     column: str = "c10_test_200ep"
     caps: tuple[str, ...] = (NO_CAP, "50%")
-    seeds: tuple[int, ...] = (0, 1, 2)
     channels: int = 16
     cells: int = 1
-    image_size: int | None = 16
     epochs: int = 6
     weights_first: float = 2.0
-    candidates: int = 64
     compile: Switch = "auto"
 
     def __post_init__(self) -> None:
-        require_distinct("--caps", self.caps)
-        require_distinct("--seeds", self.seeds)
+        super().__post_init__()
         for text in self.caps:
             if text != NO_CAP and not Amount.parse(text, subject="--caps").relative:
                 raise ConfigError("--caps", "must be shares", value=repr(text), remedy="write for example none,50%")
@@ -84,7 +77,7 @@ class TopologyBench:
         return RunConfig(
             model=f"nats-topology:channels={self.channels},cells={self.cells}",
             data=self.data,
-            out=str(self.out / f"cap{cap.strip().rstrip('%').strip()}-seed{seed}"),
+            out=self.run_folder(cap, seed),
             granularity="operation",
             image_size=self.image_size,
             epochs=self.epochs,
@@ -153,23 +146,16 @@ class TopologyBenchResult:
         lines += ["", "| cap | mean | standard deviation | lowest | all cells, mean | only skips | best cell |"]
         lines += ["|---|---|---|---|---|---|---|"]
         for cap, found in self.references.items():
-            values = [finding.accuracy for finding in self.findings if finding.cap == cap]
-            spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else "-"
+            values = accuracies(self.findings, cap)
             lines.append(
-                f"| {cap} | {statistics.mean(values):.2f} | {spread} | {min(values):.2f} | {found.mean:.2f} "
+                f"| {cap} | {mean_and_spread(values)} | {min(values):.2f} | {found.mean:.2f} "
                 f"| {found.only_skips:.2f} | {found.best:.2f} |"
             )
         return lines
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value."""
-        settings = asdict(self.settings) | {"table": str(self.settings.table), "out": str(self.settings.out)}
-        return {
-            "bench": "nats-topology",
-            "settings": settings,
-            "findings": [asdict(finding) for finding in self.findings],
-            "references": {cap: asdict(references) for cap, references in self.references.items()},
-        }
+        return results_json("nats-topology", self.settings, self.findings, self.references)
 
 
 def bench_topology(settings: TopologyBench, *, progress: Progress | None = None) -> TopologyBenchResult:
@@ -185,34 +171,28 @@ def bench_topology(settings: TopologyBench, *, progress: Progress | None = None)
     table = TopologyTable(settings.table, column=settings.column)
     caps = {cap: settings.cap(cap) * table.largest for cap in settings.caps}
     references = {cap: table.references(flops) for cap, flops in caps.items()}  # a cap too low is refused here
-    findings = []
-    for cap in settings.caps:
-        for seed in settings.seeds:
-            progress.note(f"nats-topology: cap {cap}, seed {seed}")
-            findings.append(_search(settings, table, cap, seed, progress))
-    result = TopologyBenchResult(settings, tuple(findings), references)
-    write_bytes(settings.out / "results.json", to_json(result.to_json(), indent=1).encode())
+    search = functools.partial(_search, settings, table, progress)
+    findings = search_all("nats-topology", settings, search, progress)
+    result = TopologyBenchResult(settings, findings, references)
+    write_results(settings, result.to_json())
     return result
 
 
-def _search(settings: TopologyBench, table: TopologyTable, cap: str, seed: int, progress: Progress) -> TopologyFinding:
+def _search(settings: TopologyBench, table: TopologyTable, progress: Progress, cap: str, seed: int) -> TopologyFinding:
     """One search, and then its row."""
     max_macs = None if cap == NO_CAP else supernet_cap(settings, settings.cap(cap) * table.largest, table)
     config = settings.config(cap, seed, max_macs)
-    values = run(config, until="sample", progress=progress).values
-    path = Path(config.out) / "architecture.json"
-    network = table.row(_cell(Architecture.from_json(read_json(path), subject=str(path))))
-    mode = table.row(_cell(_mode(Path(config.out))))
+    architecture, facts = search_once(config, progress)
+    network, mode = table.row(_cell(architecture)), table.row(_cell(_mode(Path(config.out))))
     return TopologyFinding(
         cap,
         seed,
         network,
         network.flops / table.largest,
         table.accuracy(network.row),
-        values["candidates"]["val_best"],
-        mode.cell,
-        table.accuracy(mode.row),
-        values["seconds"]["search"] + values["seconds"]["sample"],
+        mode=mode.cell,
+        mode_accuracy=table.accuracy(mode.row),
+        **facts,
     )
 
 

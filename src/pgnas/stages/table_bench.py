@@ -1,0 +1,111 @@
+"""What the benchmarks on NATS-Bench's tables share: a search a cap and seed, a row each, one file of results."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from pgnas.architecture import Architecture
+from pgnas.config import RunConfig
+from pgnas.errors import ConfigError
+from pgnas.progress import Progress
+from pgnas.run_folder.storage import read_json, to_json, write_bytes
+from pgnas.stages.pipeline import run
+
+F = TypeVar("F")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings:
+    """The settings of a benchmark: the same for every cap and every data set.
+
+    Attributes:
+        data: What ``--data`` of ``pgnas run`` takes.
+        table: The table, an ``.npz`` file.
+        out: A folder for the runs and ``results.json``; a rerun takes up where it was.
+        caps: Caps on the flops, as shares of the largest network's.
+        seeds: A search each.
+        image_size: Side of the images in the search; ``None``: as they are.
+        candidates: Architectures ranked.
+    """
+
+    data: str
+    table: Path
+    out: Path
+    caps: tuple[str, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    image_size: int | None = 16
+    candidates: int = 64
+
+    def __post_init__(self) -> None:
+        for name, values in (("--caps", self.caps), ("--seeds", self.seeds)):
+            if not values or len(set(values)) != len(values):
+                raise ConfigError(name, "must be one or more different values", value=list(values), remedy="list them")
+
+    def run_folder(self, cap: str, seed: int) -> str:
+        """Where one search works."""
+        return str(self.out / f"cap{cap.strip().rstrip('%').strip()}-seed{seed}")
+
+
+class Finding(Protocol):
+    """What one search found: at least the accuracy, from the table, under a cap."""
+
+    @property
+    def cap(self) -> str:
+        """The cap, as it was written."""
+
+    @property
+    def accuracy(self) -> float:
+        """What the network found achieved."""
+
+
+def accuracies(findings: Iterable[Finding], cap: str) -> list[float]:
+    """The true accuracies found under one cap."""
+    return [finding.accuracy for finding in findings if finding.cap == cap]
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """Two cells of a table in Markdown."""
+    spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else "-"
+    return f"{statistics.mean(values):.2f} | {spread}"
+
+
+def search_all(
+    name: str, settings: BenchSettings, search: Callable[[str, int], F], progress: Progress
+) -> tuple[F, ...]:
+    """One search a cap and seed, in order."""
+    findings = []
+    for cap in settings.caps:
+        for seed in settings.seeds:
+            progress.note(f"{name}: cap {cap}, seed {seed}")
+            findings.append(search(cap, seed))
+    return tuple(findings)
+
+
+def search_once(config: RunConfig, progress: Progress) -> tuple[Architecture, dict[str, Any]]:
+    """The best architecture of one search, and what a finding says of the search itself."""
+    values = run(config, until="sample", progress=progress).values
+    path = Path(config.out) / "architecture.json"
+    seconds = values["seconds"]["search"] + values["seconds"]["sample"]
+    facts = {"val_best": values["candidates"]["val_best"], "seconds": seconds}
+    return Architecture.from_json(read_json(path), subject=str(path)), facts
+
+
+def results_json(
+    name: str, settings: BenchSettings, findings: Sequence[Any], references: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All of a benchmark as a JSON value; findings and references are dataclasses."""
+    return {
+        "bench": name,
+        "settings": asdict(settings) | {"table": str(settings.table), "out": str(settings.out)},
+        "findings": [asdict(finding) for finding in findings],
+        "references": {cap: asdict(found) for cap, found in references.items()},
+    }
+
+
+def write_results(settings: BenchSettings, values: dict[str, Any]) -> None:
+    """Write ``results.json``."""
+    write_bytes(settings.out / "results.json", to_json(values, indent=1).encode())
