@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Expand what the module's docstring lists, outside code."""
     markdown = re.sub(r"<!-- readme: (.+?) -->", lambda match: readme_section(match[1]), markdown)
+    markdown = re.sub(r"<!-- file: (.+?) -->", lambda match: code(match[1]), markdown)
     markdown = re.sub(r"<!-- api: (.+?) -->", lambda match: api(match[1]), markdown)
     markdown = re.sub(r"^```math\n(.*?)^```", lambda match: formula(match[1], "block"), markdown, flags=re.M | re.S)
     parts = re.split(r"(^```.*?^```|`[^`\n]+`)", markdown, flags=re.M | re.S)
@@ -36,6 +37,11 @@ def readme_section(title: str) -> str:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     sections = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", readme, flags=re.M | re.S))
     return "\n" + sections[title]
+
+
+def code(path: str) -> str:
+    """A file of the repository as a block of code; none stops the build."""
+    return f"```python\n{(ROOT / path).read_text(encoding='utf-8')}```"
 
 
 def api(package: str) -> str:

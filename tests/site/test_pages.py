@@ -61,6 +61,12 @@ def test_every_page_is_in_the_navigation_and_every_section_of_the_readme_that_a_
             assert len(hooks.readme_section(title)) > 100
 
 
+def test_every_example_is_shown_whole(hooks: ModuleType) -> None:
+    pages = "".join(hooks.on_page_markdown(page.read_text()) for page in DOCS.glob("extend-*.md"))
+    for example in (ROOT / "examples").glob("*.py"):
+        assert example.read_text() in pages
+
+
 def test_formulas_outside_code_become_mathml(hooks: ModuleType) -> None:
     made = hooks.on_page_markdown("`$a$` and $\\pi$\n\n```math\nx^2\n```\n\n```sh\necho $HOME $PATH\n```\n")
     assert made.count("<math") == 2
