@@ -37,12 +37,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=SETTINGS["epochs"])
     parser.add_argument("--logit-lr", type=float, default=SETTINGS["logit_lr"])
+    parser.add_argument("--candidates", type=int, default=SETTINGS["candidates"])
+    parser.add_argument("--images", type=int, default=TRAIN, help="training images of each class")
     parser.add_argument("--length-scale-sq", type=float, default=SETTINGS["length_scale_sq"])
     parser.add_argument("--finetune-epochs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/bench/ablation"))
     arguments = parser.parse_args()
-    data = small_cifar(arguments.out)
-    asked = {name: getattr(arguments, name) for name in ("epochs", "logit_lr", "length_scale_sq")}
+    data = small_cifar(arguments.out, arguments.images)
+    asked = {name: getattr(arguments, name) for name in ("epochs", "logit_lr", "candidates", "length_scale_sq")}
     given = SETTINGS | asked | {"data": str(data), "out": str(arguments.out / "study")}
     preset = scaled(PRESETS["paper/cifar10-M"].values(), parse_scale("3%"))
     tuned = FinetuneSettings(epochs=arguments.finetune_epochs, lr=0.01) if arguments.finetune_epochs else None
@@ -52,9 +54,9 @@ def main() -> None:
     print("\n".join(result.summary()))
 
 
-def small_cifar(out: Path) -> Path:
-    """The images as an .npz file, made if it is not there."""
-    file = out / "cifar16.npz"
+def small_cifar(out: Path, count: int) -> Path:
+    """The images, so many of each class in training, as an .npz file, made if it is not there."""
+    file = out / f"cifar16-{count}.npz"
     if file.exists():
         return file
     home = os.environ.get("PGNAS_DATA")
@@ -63,7 +65,7 @@ def small_cifar(out: Path) -> Path:
     whole = load_data(str(Path(home) / "cifar10"), image_size=16)
     train = [whole.train, whole.select, whole.estimate]
     images, labels = (torch.cat([getattr(part, name) for part in train]) for name in ("images", "labels"))
-    arrays = _first(images, labels, TRAIN) + _first(whole.test.images, whole.test.labels, TEST)
+    arrays = _first(images, labels, count) + _first(whole.test.images, whole.test.labels, TEST)
     out.mkdir(parents=True, exist_ok=True)
     np.savez(file, **dict(zip(("x_train", "y_train", "x_test", "y_test"), arrays, strict=True)))
     return file
