@@ -16,6 +16,7 @@ from pgnas import stages
 from pgnas.cli import main
 from pgnas.config import RunConfig
 from pgnas.stages import pipeline
+from pgnas.stages.context import Context
 
 MODEL = "multibranch-resnet:width=4,stages=2"
 RUN = ["run", "--model", MODEL, "--data", "digits", "--epochs", "2", "--batch-size", "512", "--candidates", "2"]
@@ -84,8 +85,9 @@ def attempt() -> Attempt:
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands that pass every check stop where the work would begin."""
 
-    def begin(*_: object, **__: object) -> None:
-        raise Begun
+    def begin(context: Context, name: str, *_: object, **__: object) -> None:
+        if not context.folder.stage_done(name):
+            raise Begun
 
     monkeypatch.setattr(pipeline, "do_stage", begin)
 

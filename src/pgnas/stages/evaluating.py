@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pgnas.processes import join
 from pgnas.progress import Progress, SilentReporter
@@ -14,7 +13,7 @@ from pgnas.stages import finishing, pipeline
 from pgnas.stages.assessing import assess, other_data, tell_apart
 from pgnas.stages.context import Context
 from pgnas.stages.ensemble import SAMPLES, require_samples
-from pgnas.stages.result import RunResult
+from pgnas.stages.result import RunResult, read_result
 from pgnas.stages.store import FolderStore
 
 
@@ -37,7 +36,7 @@ def evaluate(
     processes = join()
     with SharedFolder.share(processes, lambda: RunFolder.open(path)) as folder:
         context = Context(folder, progress or SilentReporter(), processes=processes)
-        result: Any = folder.read_json("result.json", stage="evaluate")
+        result = read_result(folder)
         before = result.get("uncertainty")
         with processes.together():
             others = {spec: other_data(context, spec) for spec in ood}

@@ -17,7 +17,7 @@ from pgnas.stages import finishing
 from pgnas.stages.context import Context
 from pgnas.stages.phases import NetworkPhase
 from pgnas.stages.pipeline import do_stage, load_result
-from pgnas.stages.result import RunResult
+from pgnas.stages.result import RunResult, read_result
 from pgnas.stages.schedule import cosine_schedule
 from pgnas.stages.searching import TUNED_NAME, trained_network
 from pgnas.stages.store import FolderStore
@@ -117,6 +117,7 @@ def _require_finished(folder: RunFolder) -> None:
             value="no report yet",
             remedy=f"finish it first: pgnas run --config {config} --out {folder.path}",
         )
+    read_result(folder)  # refused now rather than after the training
 
 
 def _note_settings(folder: RunFolder, settings: FinetuneSettings) -> None:
@@ -151,7 +152,7 @@ def _train(run: Context, store: FolderStore, settings: FinetuneSettings) -> dict
 def _evaluate(run: Context, store: FolderStore) -> dict[str, Any]:
     """Read the test split for the fine-tuned network, once, and add it to result.json."""
     test = run.score(trained_network(run), run.data.test)
-    result: Any = run.folder.read_json("result.json", stage="evaluate")
+    result = read_result(run.folder)
     tuned = {
         **{key: result["found"][key] for key in ("params", "macs")},
         **run.folder.stage_facts(_SETTINGS),

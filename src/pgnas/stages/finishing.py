@@ -14,6 +14,7 @@ from pgnas.stages.assessing import assess
 from pgnas.stages.choice import choice, interval_of, predicted_interval, sentence
 from pgnas.stages.context import Context
 from pgnas.stages.reporting import REPORT_NAME
+from pgnas.stages.result import read_result
 from pgnas.stages.searching import trained_network
 from pgnas.stages.store import FolderStore
 
@@ -133,6 +134,6 @@ def _notes(run: Context) -> list[str]:
 
 def report(run: Context, store: FolderStore) -> Facts:
     """Write report.html from what the other stages wrote."""
-    result: Any = run.folder.read_json("result.json", stage="evaluate")
+    result = read_result(run.folder)
     run.folder.write_text(REPORT_NAME, reporting.render(run.folder, result))
     return {}

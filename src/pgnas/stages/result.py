@@ -9,6 +9,27 @@ from typing import Any
 
 from torch import nn
 
+from pgnas.errors import FileError
+from pgnas.run_folder import RunFolder
+
+_COUNTS = ("params", "macs")
+
+
+def read_result(folder: RunFolder) -> dict[str, Any]:
+    """The fields of ``result.json``, which the stage evaluate writes.
+
+    Raises:
+        RunFolderError: It is not there.
+        FileError: It is damaged, or another program's.
+    """
+    values = folder.read_json("result.json", stage="evaluate")
+    networks = [values.get(name) for name in ("full", "found")] if isinstance(values, dict) else [None]
+    counts = [network.get(name) if isinstance(network, dict) else None for network in networks for name in _COUNTS]
+    if isinstance(values, dict) and all(isinstance(count, int) for count in counts):
+        return values
+    remedy = "restore it from a copy, or run again with another --out"
+    raise FileError(str(folder.file("result.json")), "must hold the result of a run", remedy=remedy)
+
 
 @dataclass(frozen=True)
 class RunResult:

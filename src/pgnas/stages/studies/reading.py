@@ -10,6 +10,7 @@ from typing import Any
 from pgnas.errors import RunFolderError
 from pgnas.run_folder import RunFolder
 from pgnas.stages.candidates import Candidate
+from pgnas.stages.result import read_result
 from pgnas.stages.studies.measurements import Measurement
 from pgnas.stages.studies.plan import Cell
 
@@ -34,7 +35,7 @@ class CellFiles:
             RunFolderError: The cell is not finished.
         """
         with RunFolder.open(cell.path, writer=False) as folder:
-            result: Any = folder.read_json("result.json", stage="evaluate")
+            result = read_result(folder)
             rows = folder.read_lines("candidates.jsonl")
         if not rows:
             raise RunFolderError(str(cell.path), "must have candidates", value="none", remedy="remove it and run again")
