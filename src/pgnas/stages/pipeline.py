@@ -21,7 +21,7 @@ from pgnas.run_folder.tensors import load_tensors
 from pgnas.stages import finishing, network_file, searching
 from pgnas.stages.baselines import train_baselines
 from pgnas.stages.context import HANDED_IN, Context, state_digest
-from pgnas.stages.result import RunResult, read_result
+from pgnas.stages.result import RunResult, result_fields
 from pgnas.stages.store import FolderStore
 
 Stage = Callable[[Context, FolderStore], dict[str, Any]]
@@ -211,7 +211,7 @@ def load_result(folder: RunFolder, context: Context | None = None) -> RunResult:
 
 def _values(folder: RunFolder) -> Any:
     has_result = folder.file("result.json").exists()
-    return read_result(folder) if has_result else finishing.partial_result(folder)
+    return result_fields(folder) if has_result else finishing.partial_result(folder)
 
 
 def _load_with(context: Context) -> nn.Module:

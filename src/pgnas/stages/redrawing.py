@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from pgnas.errors import FileError
 from pgnas.run_folder import RunFolder, storage
 from pgnas.stages import pipeline, reporting
 
@@ -45,11 +44,7 @@ def result_values(folder: RunFolder) -> Mapping[str, Any]:
     Raises:
         FileError: The file is damaged.
     """
-    values: object = pipeline.load_result(folder).values
-    if not isinstance(values, Mapping):
-        remedy = "restore the file, or repeat the stage evaluate"
-        raise FileError(str(folder.file("result.json")), "must be a JSON object", remedy=remedy)
-    return values
+    return pipeline.load_result(folder).values
 
 
 def run_names(paths: Sequence[str | Path]) -> list[str]:

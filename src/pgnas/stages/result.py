@@ -13,22 +13,35 @@ from pgnas.errors import FileError
 from pgnas.run_folder import RunFolder
 
 _COUNTS = ("params", "macs")
+_REMEDY = "restore it from a copy, or run again with another --out"
+
+
+def result_fields(folder: RunFolder) -> dict[str, Any]:
+    """The fields of ``result.json``, whatever they are.
+
+    Raises:
+        RunFolderError: It is not there.
+        FileError: It is damaged.
+    """
+    values = folder.read_json("result.json", stage="evaluate")
+    if isinstance(values, dict):
+        return values
+    raise FileError(str(folder.file("result.json")), "must be a JSON object", remedy=_REMEDY)
 
 
 def read_result(folder: RunFolder) -> dict[str, Any]:
-    """The fields of ``result.json``, which the stage evaluate writes.
+    """The fields of ``result.json``, with the counts of the full and the found network among them.
 
     Raises:
         RunFolderError: It is not there.
         FileError: It is damaged, or another program's.
     """
-    values = folder.read_json("result.json", stage="evaluate")
-    networks = [values.get(name) for name in ("full", "found")] if isinstance(values, dict) else [None]
+    values = result_fields(folder)
+    networks = [values.get(name) for name in ("full", "found")]
     counts = [network.get(name) if isinstance(network, dict) else None for network in networks for name in _COUNTS]
-    if isinstance(values, dict) and all(isinstance(count, int) for count in counts):
+    if all(isinstance(count, int) for count in counts):
         return values
-    remedy = "restore it from a copy, or run again with another --out"
-    raise FileError(str(folder.file("result.json")), "must hold the result of a run", remedy=remedy)
+    raise FileError(str(folder.file("result.json")), "must hold the result of a run", remedy=_REMEDY)
 
 
 @dataclass(frozen=True)
