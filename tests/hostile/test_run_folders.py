@@ -115,7 +115,7 @@ def judge(attempt: Attempt, words: list[str], run: Path, name: str, spoil: Calla
 @given(
     name=st.sampled_from(FILES),
     spoil=st.sampled_from(SPOILS),
-    stage=st.sampled_from([name for name in STAGES if name != "report"]),
+    stage=st.sampled_from([*(name for name in STAGES if name != "report"), "status"]),
     forget=st.booleans(),
     whole=st.booleans(),
 )
@@ -168,6 +168,7 @@ def test_commands_that_work(
         ["predict", "RUN", str(image), "--samples", "2"],
         ["report", "RUN"],
         ["finetune", "RUN", "--epochs", "1"],
+        ["compare", "RUN", "RUN", "--out", str(tmp_path / "compare.html")],
     ):
         with copy_of() as run:
             judge(attempt, [str(run) if word == "RUN" else word for word in words], run, name, spoil)
