@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,14 @@ from pgnas.config import RunConfig
 from pgnas.run_folder import RunFolder
 
 torch.set_num_threads(1)  # the networks of the tests are tiny: threads would only wait for each other
+
+
+@pytest.fixture(autouse=True, scope="session")
+def heeds_ctrl_c() -> Iterator[None]:
+    """A job in the background of a shell ignores Ctrl-C, and so do its children; some tests press it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

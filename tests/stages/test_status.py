@@ -119,12 +119,16 @@ def test_ctrl_c_in_a_terminal_saves_and_says_how_to_resume(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.PIPE, text=True, env=environment)
     deadline = time.monotonic() + 120
-    while not list(out.glob("checkpoints/search-*.pt")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
+    try:
+        while not list(out.glob("checkpoints/search-*.pt")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
     assert process.returncode == 130
     assert told.splitlines()[-1] == (
         f"pgnas: interrupted; to resume: pgnas run --model {SMALL} --data digits --epochs 500 --out {out}"
