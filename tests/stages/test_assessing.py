@@ -19,7 +19,7 @@ from pgnas.errors import ConfigError, RunFolderError
 from pgnas.progress import SilentReporter
 from pgnas.run_folder import RunFolder
 from pgnas.seeds import derive_seed
-from pgnas.stages import finishing, run
+from pgnas.stages import run
 from pgnas.stages.context import Context
 from pgnas.stages.ensemble import draw_members
 from pgnas.stages.evaluating import evaluate
@@ -29,12 +29,7 @@ SMALL = {"model": "multibranch-resnet:width=6,stages=2,blocks=1", "data": "digit
 TOLERANT = {"rtol": 1e-3, "atol": 1e-4}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def weights_alone():
-    """Export nothing but the weights: the other formats take seconds and are not looked at."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finishing, "FORMATS", {})
-        yield
+pytestmark = pytest.mark.usefixtures("weights_alone")
 
 
 @pytest.fixture(scope="module")

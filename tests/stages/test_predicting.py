@@ -18,17 +18,12 @@ from pgnas.cli import main
 from pgnas.config import RunConfig
 from pgnas.errors import ConfigError, DataError, FileError, RunFolderError
 from pgnas.run_folder import RunFolder
-from pgnas.stages import context, finishing, run
+from pgnas.stages import context, run
 
 SMALL = {"model": "multibranch-resnet:width=4,stages=1,blocks=1", "data": "digits", "batch_size": 64, "candidates": 3}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def weights_alone():
-    """Export nothing but the weights: the other formats take seconds and are not looked at."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finishing, "FORMATS", {})
-        yield
+pytestmark = pytest.mark.usefixtures("weights_alone")
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter, Token
 
-from pgnas.cli.flags import whole_number, wholes
+from pgnas.cli.flags import parts, whole_number, wholes
 from pgnas.cli.reporter import reporter
 from pgnas.config import Switch
 from pgnas.console import print_lines
@@ -24,7 +24,7 @@ _WHOLE = Parameter(converter=whole_number)
 
 
 def _words(_: object, tokens: Sequence[Token]) -> tuple[str, ...]:
-    return tuple(part.strip() for token in tokens for part in token.value.split(",") if part.strip())
+    return parts(tokens)
 
 
 @app.command

@@ -7,13 +7,14 @@ import re
 import textwrap
 import types
 import typing
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, TypeVar
 
 from cyclopts import Parameter, Token
 
 from pgnas.config import RunConfig
 
+Number = TypeVar("Number", int, float)
 Flags = Any  # an instance of the class that make_flags_class makes
 
 
@@ -86,26 +87,30 @@ def whole_number(_: object, tokens: Sequence[Token]) -> int:
 
 def comma_separated(_: object, tokens: Sequence[Token]) -> tuple[str, ...]:
     """``--baseline full,uniform`` or ``--baseline full --baseline uniform``; RunConfig checks the names."""
-    parts = (part.strip() for token in tokens for part in token.value.split(","))
-    return tuple(dict.fromkeys(part for part in parts if part))
+    return tuple(dict.fromkeys(parts(tokens)))
 
 
 def numbers(_: object, tokens: Sequence[Token]) -> tuple[float, ...]:
     """``--milestones 30,60`` or ``--milestones 30 --milestones 60``."""
-    parts = [part.strip() for token in tokens for part in token.value.split(",")]
-    try:
-        return tuple(float(part) for part in parts if part)
-    except ValueError:
-        raise ValueError(f"must be numbers with commas between them, got {','.join(parts)!r}") from None
+    return _parsed(tokens, float, "numbers")
 
 
 def wholes(_: object, tokens: Sequence[Token]) -> tuple[int, ...]:
     """``--seeds 0,1,2`` or ``--seeds 0 --seeds 1``."""
-    parts = [part.strip() for token in tokens for part in token.value.split(",")]
+    return _parsed(tokens, int, "whole numbers")
+
+
+def parts(tokens: Sequence[Token]) -> tuple[str, ...]:
+    """What stands between the commas of all tokens, without spaces around it; empty parts are left out."""
+    return tuple(part.strip() for token in tokens for part in token.value.split(",") if part.strip())
+
+
+def _parsed(tokens: Sequence[Token], number: Callable[[str], Number], kind: str) -> tuple[Number, ...]:
     try:
-        return tuple(int(part) for part in parts if part)
+        return tuple(map(number, parts(tokens)))
     except ValueError:
-        raise ValueError(f"must be whole numbers with commas between them, got {','.join(parts)!r}") from None
+        text = ",".join(part.strip() for token in tokens for part in token.value.split(","))
+        raise ValueError(f"must be {kind} with commas between them, got {text!r}") from None
 
 
 def flag_names() -> Mapping[str, str]:

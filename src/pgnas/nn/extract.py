@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from pgnas.architecture import Architecture
 from pgnas.nn.auxiliary import without_heads
 from pgnas.nn.channels import ChannelGraph
-from pgnas.nn.liveness import Plan, plan_heads, site_masks
+from pgnas.nn.liveness import Plan, plan_heads
 from pgnas.nn.modes import evaluation
 from pgnas.nn.rebuild import Builder, SmallNetwork
 from pgnas.nn.supernet import Supernet
@@ -40,7 +40,7 @@ def extract_small(supernet: Supernet, architecture: Architecture, *, heads: bool
     plan = supernet.plan(architecture)
     if heads and supernet.has_heads:
         graph = supernet.headed_graph
-        with_heads = plan_heads(graph, plan, supernet.open_channels(architecture))
+        with_heads = plan_heads(graph, plan, supernet.channel_masks(supernet.gates.mask(architecture).cpu()))
         if with_heads is not None:
             small = _build(supernet, architecture, graph, with_heads)
             return replace(small, module=without_heads(small.module).eval(), headed=small.module)
@@ -79,9 +79,8 @@ def _values_of(
     device, dtype = next((p.device, p.dtype) for p in supernet.body.parameters())
     inputs = [x.to(device, dtype if x.is_floating_point() else x.dtype) for x in supernet.graph.trace.inputs]
     mask = supernet.gates.mask(architecture).to(dtype)[None]
-    masks = site_masks(supernet.space.all_sites, supernet.gates.split(mask))
     with evaluation(supernet):
-        Recorder(supernet.body).run(*inputs, list(masks.values()))
+        Recorder(supernet.body).run(*inputs, list(supernet.channel_masks(mask).values()))
     return found
 
 

@@ -74,12 +74,7 @@ class ShedSupernet(nn.Module):
 
     def forward(self, *inputs: Tensor, noise: Tensor | None = None) -> Any:
         """The output of the whole supernet: see there. The noise is for all U units, those shed included."""
-        if self.training:
-            if noise is None:
-                noise = torch.rand(len(inputs[0]), self.gates.units, device=inputs[0].device)
-            values = self.gates.rsample(noise, self.full.temperature)
-        else:
-            values = torch.sigmoid(self.gates.logits())[None]
+        values = self.full.gate_values(inputs[0], noise, training=self.training)
         masks = [values.index_select(1, units) for units in self._units()]
         return self.body(*inputs, masks + list(site_masks(self._operations, self.gates.split(values)).values()))
 

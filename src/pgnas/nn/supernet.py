@@ -99,7 +99,11 @@ class Supernet(nn.Module):
             inputs: The network's inputs, batch first.
             noise: Uniform noise in [0, 1) for the relaxed sample in training, shape (B, U); drawn if absent.
         """
-        outputs = self.body(*inputs, list(self._masks(inputs[0], noise).values()))
+        if self._fixed is not None:
+            values = self._fixed.to(inputs[0].dtype)[None]
+        else:
+            values = self.gate_values(inputs[0], noise, training=self.training)
+        outputs = self.body(*inputs, list(self.channel_masks(values).values()))
         return outputs[0] if self.has_heads and not self.training else outputs
 
     @property
@@ -107,15 +111,22 @@ class Supernet(nn.Module):
         """Whether the network has auxiliary heads, which only training calls."""
         return self.graph.trace.headed is not None
 
-    def _masks(self, x: Tensor, noise: Tensor | None) -> dict[str, Tensor]:
-        if self._fixed is not None:
-            values = self._fixed.to(x.dtype)[None]
-        elif self.training:
-            if noise is None:
-                noise = torch.rand(len(x), self.gates.units, device=x.device)
-            values = self.gates.rsample(noise, self.temperature)
-        else:
-            values = torch.sigmoid(self.gates.logits())[None]
+    def gate_values(self, x: Tensor, noise: Tensor | None, *, training: bool) -> Tensor:
+        """What the gates are for a batch: relaxed samples (B, U) in training, else keep probabilities (1, U).
+
+        Args:
+            x: The batch, (B, ...).
+            noise: Uniform noise in [0, 1), (B, U); drawn if absent.
+            training: Which of the two.
+        """
+        if not training:
+            return torch.sigmoid(self.gates.logits())[None]
+        if noise is None:
+            noise = torch.rand(len(x), self.gates.units, device=x.device)
+        return self.gates.rsample(noise, self.temperature)
+
+    def channel_masks(self, values: Tensor) -> dict[str, Tensor]:
+        """Gated node to the gates of its channels (..., channels), from values of all units (..., U)."""
         return site_masks(self.space.all_sites, self.gates.split(values))
 
     @contextmanager
@@ -157,17 +168,13 @@ class Supernet(nn.Module):
         assert traced.headed is not None
         return ChannelGraph(replace(traced, module=traced.headed))
 
-    def open_channels(self, architecture: Architecture) -> dict[str, Tensor]:
-        """Gated node to the input channels that an architecture leaves open, bool (channels,)."""
-        return site_masks(self.space.all_sites, self.gates.split(self.gates.mask(architecture).cpu()))
-
     def plan(self, architecture: Architecture) -> Plan:
         """Which channels the small network of an architecture computes."""
         return self.plan_units(self.gates.mask(architecture).cpu())
 
     def plan_units(self, kept: Tensor, *, extend: Extend | None = None) -> Plan:
         """As :meth:`plan`, for the kept units, bool (U,); ``extend`` as of :func:`pgnas.nn.liveness.make_plan`."""
-        return make_plan(self.graph, site_masks(self.space.all_sites, self.gates.split(kept)), extend=extend)
+        return make_plan(self.graph, self.channel_masks(kept), extend=extend)
 
     def count(self, architecture: Architecture) -> Counts:
         """Parameters and multiply-adds of the extracted network, without building it."""

@@ -164,6 +164,16 @@ class RunFolder:
             )
         return path
 
+    def require_stage(self, name: str) -> None:
+        """Check that a stage has been done.
+
+        Raises:
+            RunFolderError: It has not.
+        """
+        if not self.stage_done(name):
+            remedy = f"run pgnas {name} {self.path} first"
+            raise RunFolderError(str(self.path), f"must have the stage {name} done", remedy=remedy)
+
     def atomic(self, name: str) -> contextlib.AbstractContextManager[Path]:
         """A temporary path that becomes ``name`` when the ``with`` block ends well."""
         return storage.atomic(self._writable(name))

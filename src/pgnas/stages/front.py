@@ -136,8 +136,7 @@ def front(
     """
     processes, progress = join(), progress or SilentReporter()
     with SharedFolder.share(processes, lambda: RunFolder.open(path)) as folder:
-        if not folder.stage_done("search"):
-            raise RunFolderError(str(path), "must have the stage search done", remedy=f"run pgnas search {path} first")
+        folder.require_stage("search")
         run = Context(folder, progress, model=model, data=data, processes=processes)
         targets = _targets(run, settings)
         weights = copy.deepcopy(run.posterior)

@@ -9,9 +9,7 @@ channels are kept does not matter to the row: they are interchangeable. Its accu
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pgnas.amounts import Amount
 from pgnas.config import RunConfig
@@ -19,13 +17,12 @@ from pgnas.errors import ConfigError
 from pgnas.progress import Progress, SilentReporter
 from pgnas.stages.nats_tables import SizeReferences, SizeRow, SizeTable
 from pgnas.stages.table_bench import (
+    BenchResult,
     BenchSettings,
     accuracies,
     mean_and_spread,
-    results_json,
     search_all,
     search_once,
-    write_results,
 )
 from pgnas.supernets.nats_parts import places
 from pgnas.supernets.nats_size import LARGEST, MULTIPLE, kept_widths, nats_size, size_macs
@@ -101,19 +98,10 @@ class SizeFinding:
     seconds: float
 
 
-@dataclass(frozen=True)
-class SizeBenchResult:
-    """What the searches found, and what there is to compare with.
+class SizeBenchResult(BenchResult[SizeBench, SizeFinding, SizeReferences]):
+    """What the searches found, and what there is to compare with."""
 
-    Attributes:
-        settings: The settings.
-        findings: One a cap and seed.
-        references: What the table holds under each cap.
-    """
-
-    settings: SizeBench
-    findings: tuple[SizeFinding, ...]
-    references: Mapping[str, SizeReferences]
+    name = "nats-size"
 
     def summary(self) -> list[str]:
         """Tables in Markdown: every search, then the caps."""
@@ -132,10 +120,6 @@ class SizeBenchResult:
             lines.append(f"| {cap} | {found} | {uniform} | {near} | {references.best:.2f} |")
         return lines
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON value."""
-        return results_json("nats-size", self.settings, self.findings, self.references)
-
 
 def bench_size(settings: SizeBench, *, progress: Progress | None = None) -> SizeBenchResult:
     """Do all searches, score what they found, and write ``results.json``.
@@ -152,10 +136,10 @@ def bench_size(settings: SizeBench, *, progress: Progress | None = None) -> Size
     for flops in caps.values():
         table.nearest([0.0] * places(1), flops)  # a cap too low is refused before any search
     search = functools.partial(_search, settings, table, progress)
-    findings = search_all("nats-size", settings, search, progress)
+    findings = search_all(SizeBenchResult.name, settings, search, progress)
     references = {cap: table.references(flops) for cap, flops in caps.items()}
     result = SizeBenchResult(settings, findings, references)
-    write_results(settings, result.to_json())
+    result.write()
     return result
 
 

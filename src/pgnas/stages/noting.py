@@ -40,7 +40,7 @@ class FolderProgress:
         self._progress.advance(done, total, **fields)
         left = self._clock.seconds_left(done, total)
         if done >= total or self._now() - self._noted >= INTERVAL:
-            self._note(done, total, {**fields, "seconds_left": left})
+            self._note(done, total, fields, left)
 
     def note(self, text: str) -> None:
         """Pass it on."""
@@ -50,11 +50,10 @@ class FolderProgress:
         """Pass it on."""
         self._progress.close()
 
-    def _note(self, done: int, total: int | None, fields: dict[str, float | None]) -> None:
+    def _note(self, done: int, total: int | None, fields: dict[str, float], seconds_left: float | None = None) -> None:
         self._noted = self._now()
         if not self._folder.writes:
             return
-        seconds_left = fields.pop("seconds_left", None)
         value = {
             "stage": self._title,
             "done": done,

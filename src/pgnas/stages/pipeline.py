@@ -13,7 +13,7 @@ from torch import nn
 from pgnas import config_file
 from pgnas.config import RunConfig, field_names
 from pgnas.data import DataSet
-from pgnas.errors import ConfigError, InputError, RunFolderError
+from pgnas.errors import ConfigError, InputError
 from pgnas.processes import Processes, join
 from pgnas.progress import HeldReporter, Progress, SilentReporter
 from pgnas.run_folder import RunFolder, SharedFolder
@@ -97,10 +97,7 @@ def run_stage(path: str | Path, name: str, *, progress: Progress | None = None) 
     processes = join()
     with SharedFolder.share(processes, lambda: RunFolder.open(path)) as folder:
         for earlier in list(STAGES)[: list(STAGES).index(name)]:
-            if not folder.stage_done(earlier):
-                raise RunFolderError(
-                    str(path), f"must have the stage {earlier} done", remedy=f"run pgnas {earlier} {path} first"
-                )
+            folder.require_stage(earlier)
         context = Context(folder, progress or SilentReporter(), processes=processes)
         if not folder.stage_done(name):
             _check(context, name)

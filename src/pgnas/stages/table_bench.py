@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import Field, asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from pgnas.architecture import Architecture
 from pgnas.config import RunConfig
@@ -14,8 +14,6 @@ from pgnas.errors import ConfigError
 from pgnas.progress import Progress
 from pgnas.run_folder.storage import read_json, to_json, write_bytes
 from pgnas.stages.pipeline import run
-
-F = TypeVar("F")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +46,15 @@ class BenchSettings:
     def run_folder(self, cap: str, seed: int) -> str:
         """Where one search works."""
         return str(self.out / f"cap{cap.strip().rstrip('%').strip()}-seed{seed}")
+
+
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+S = TypeVar("S", bound=BenchSettings)
+F = TypeVar("F", bound=_Dataclass)
+R = TypeVar("R", bound=_Dataclass)
 
 
 class Finding(Protocol):
@@ -94,18 +101,32 @@ def search_once(config: RunConfig, progress: Progress) -> tuple[Architecture, di
     return Architecture.from_json(read_json(path), subject=str(path)), facts
 
 
-def results_json(
-    name: str, settings: BenchSettings, findings: Sequence[Any], references: Mapping[str, Any]
-) -> dict[str, Any]:
-    """All of a benchmark as a JSON value; findings and references are dataclasses."""
-    return {
-        "bench": name,
-        "settings": asdict(settings) | {"table": str(settings.table), "out": str(settings.out)},
-        "findings": [asdict(finding) for finding in findings],
-        "references": {cap: asdict(found) for cap, found in references.items()},
-    }
+@dataclass(frozen=True)
+class BenchResult(Generic[S, F, R]):
+    """What the searches of a benchmark found, and what there is to compare with.
 
+    Attributes:
+        settings: The settings.
+        findings: One a cap and seed, each a dataclass.
+        references: What the table holds under each cap, each a dataclass.
+    """
 
-def write_results(settings: BenchSettings, values: dict[str, Any]) -> None:
-    """Write ``results.json``."""
-    write_bytes(settings.out / "results.json", to_json(values, indent=1).encode())
+    settings: S
+    findings: tuple[F, ...]
+    references: Mapping[str, R]
+
+    name: ClassVar[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value."""
+        paths = {"table": str(self.settings.table), "out": str(self.settings.out)}
+        return {
+            "bench": self.name,
+            "settings": asdict(self.settings) | paths,
+            "findings": [asdict(finding) for finding in self.findings],
+            "references": {cap: asdict(found) for cap, found in self.references.items()},
+        }
+
+    def write(self) -> None:
+        """Write ``results.json``."""
+        write_bytes(self.settings.out / "results.json", to_json(self.to_json(), indent=1).encode())

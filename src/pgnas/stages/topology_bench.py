@@ -9,7 +9,6 @@ table's accuracy is read when the search is over.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,12 @@ from pgnas.progress import Progress, SilentReporter
 from pgnas.run_folder.storage import read_json
 from pgnas.stages.nats_tables import TopologyReferences, TopologyRow, TopologyTable
 from pgnas.stages.table_bench import (
+    BenchResult,
     BenchSettings,
     accuracies,
     mean_and_spread,
-    results_json,
     search_all,
     search_once,
-    write_results,
 )
 from pgnas.supernets.nats_cells import EDGES, connected, format_cell
 from pgnas.supernets.nats_topology import chosen_cell, nats_topology
@@ -120,19 +118,10 @@ class TopologyFinding:
     seconds: float
 
 
-@dataclass(frozen=True)
-class TopologyBenchResult:
-    """What the searches found, and what there is to compare with.
+class TopologyBenchResult(BenchResult[TopologyBench, TopologyFinding, TopologyReferences]):
+    """What the searches found, and what there is to compare with."""
 
-    Attributes:
-        settings: The settings.
-        findings: One a cap and seed.
-        references: What the table holds under each cap.
-    """
-
-    settings: TopologyBench
-    findings: tuple[TopologyFinding, ...]
-    references: Mapping[str, TopologyReferences]
+    name = "nats-topology"
 
     def summary(self) -> list[str]:
         """Tables in Markdown: every search, then the caps."""
@@ -153,10 +142,6 @@ class TopologyBenchResult:
             )
         return lines
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON value."""
-        return results_json("nats-topology", self.settings, self.findings, self.references)
-
 
 def bench_topology(settings: TopologyBench, *, progress: Progress | None = None) -> TopologyBenchResult:
     """Do all searches, score what they found, and write ``results.json``.
@@ -172,9 +157,9 @@ def bench_topology(settings: TopologyBench, *, progress: Progress | None = None)
     caps = {cap: settings.cap(cap) * table.largest for cap in settings.caps}
     references = {cap: table.references(flops) for cap, flops in caps.items()}  # a cap too low is refused here
     search = functools.partial(_search, settings, table, progress)
-    findings = search_all("nats-topology", settings, search, progress)
+    findings = search_all(TopologyBenchResult.name, settings, search, progress)
     result = TopologyBenchResult(settings, findings, references)
-    write_results(settings, result.to_json())
+    result.write()
     return result
 
 

@@ -13,7 +13,6 @@ from pgnas.cli import main
 from pgnas.config_file import make_config
 from pgnas.errors import ConfigError, InputError, RunError
 from pgnas.run_folder.admission import read_config
-from pgnas.stages import finishing
 from pgnas.stages.context import Context
 from pgnas.stages.finetuning import FinetuneSettings
 from pgnas.stages.studies import Ablation, CandidateCounts, LengthScale, Temperature, WeightTerm, run_study, running
@@ -25,12 +24,7 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_export():
-    """Cells export only what other commands need: compiling programs takes most of a small run's time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finishing, "FORMATS", {})
-        yield
+pytestmark = pytest.mark.usefixtures("weights_alone")
 
 
 def settings(out, **changes):
