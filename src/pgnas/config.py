@@ -51,6 +51,8 @@ class RunConfig:
         cutout: Side in pixels of the square hole in training images; ``None``: what ``augment`` says.
         granularity: One logit a channel, one a group (the paper's), a channel's and its group's together, or gates on
             the operations of choices alone.
+        streams: Gate whole streams as well (the values of a residual stage), beside each reader's own gate; ``auto``:
+            with channel logits and the ``gibbs`` prior.
         exclude: Shell-style patterns of layers that stay ungated, such as ``"classifier"``.
         gate_inputs: Also gate the layers that read the images themselves.
         auxiliary_weight: Weight of the loss of a network's auxiliary heads in training.
@@ -116,6 +118,7 @@ class RunConfig:
     augment: Switch = "auto"
     cutout: int | None = None
     granularity: Granularity = "channel"
+    streams: Switch = "auto"
     exclude: tuple[str, ...] = ()
     gate_inputs: bool = False
     auxiliary_weight: float = 0.4
@@ -174,6 +177,9 @@ class RunConfig:
                 raise ConfigError("--budget", "takes the place of --epochs", value="both", remedy="give one of them")
         if self.fixed_drop is not None and self.has_cap:
             raise ConfigError("--fixed-drop", "decides the size alone", value="a cap beside it", remedy="drop the cap")
+        if self.streams == "on" and self.granularity not in ("channel", "product"):
+            rule, value = "need a logit a channel", f"on, with granularity {self.granularity}"
+            raise ConfigError("--streams", rule, value=value, remedy="leave out either")
         self.decision_share()
 
     def given(self) -> dict[str, Any]:
@@ -199,6 +205,12 @@ class RunConfig:
         if not self.has_cap or self.granularity != "channel":
             return "off"
         return "measured" if self.round_to > 1 or self.max_latency is not None else "on"
+
+    @property
+    def gates_streams(self) -> bool:
+        """Whether whole streams have gates too, ``auto`` resolved."""
+        fits = self.granularity == "channel" and self.prior_name == "gibbs" and self.fixed_drop is None
+        return self.streams == "on" or (self.streams == "auto" and fits)
 
     @property
     def prior_name(self) -> PriorName:
@@ -290,6 +302,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "prior": ("gibbs", "bernoulli", "paper"),
     "augment": ("auto", "on", "off"),
     "recalibrate": ("auto", "on", "off"),
+    "streams": ("auto", "on", "off"),
     "shed": ("auto", "on", "off"),
     "avoid_selections": ("auto", "on", "measured", "off"),
     "ranking": ("exhaustive", "halving", "elimination"),

@@ -13,6 +13,7 @@ from pgnas.errors import ModelError
 from pgnas.nn.channels import ChannelGraph
 from pgnas.nn.gate import Granularity
 from pgnas.nn.sites import find_sites
+from pgnas.nn.streams import STREAM_GRANULARITIES, add_streams
 from pgnas.nn.supernet import Supernet
 from pgnas.nn.trace import trace
 
@@ -27,6 +28,7 @@ def supernet(
     exclude: Sequence[str] = (),
     tie: Sequence[Sequence[str]] = (),
     gate_inputs: bool = False,
+    streams: bool = False,
 ) -> Supernet:
     """A supernet around a copy of ``model``: gates at its convolutions' and linear layers' inputs, and at its choices.
 
@@ -45,6 +47,9 @@ def supernet(
         exclude: Shell-style patterns of layers and choices that stay ungated, such as ``"fc"``.
         tie: Lists of layers whose inputs share one gate, or of choices that are made alike.
         gate_inputs: Also gate the layers that read the network's input.
+        streams: Also gate every value that several layers read, as a whole: values that are summed or multiplied (a
+            residual stage) are one stream with one gate, which all of its readers obey beside their own. Each of the
+            two gates starts with ``initial_drop``. With ``channel`` or ``product``.
 
     Raises:
         ModelError: The model cannot be traced, or nothing in it can be gated.
@@ -55,6 +60,9 @@ def supernet(
         raise ModelError(
             "granularity", "must be channel, group, product or operation", value=repr(granularity), remedy=remedy
         )
+    if streams and granularity not in STREAM_GRANULARITIES:
+        rule, remedy = "need granularity channel or product", "leave out either"
+        raise ModelError("streams", rule, value=f"granularity {granularity}", remedy=remedy)
     own = _copy(model)
     device = next((p.device for p in own.parameters()), torch.device("cpu"))
     with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the model may draw while it is traced
@@ -63,6 +71,8 @@ def supernet(
     space = find_sites(
         graph, exclude=patterns, tie=tie, gate_inputs=gate_inputs, gate_layers=granularity != "operation"
     )
+    if streams:
+        space = add_streams(graph, space)
     made = Supernet(graph, space, granularity=granularity, initial_drop=initial_drop, temperature=temperature)
     return made.to(device).train()
 

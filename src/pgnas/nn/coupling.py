@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pgnas.nn.channels import Barrier, ChannelGraph, ChannelOp, Dense
@@ -41,18 +41,11 @@ def gated_values(graph: ChannelGraph, sites: Sequence[Site]) -> set[str]:
 
 def coupled_values(graph: ChannelGraph, sites: Sequence[Site]) -> list[Coupled]:
     """The values that several gated layers read; values that are summed or multiplied count as one."""
-    owner: dict[str, str] = {}
+    tied = find_tied(graph)
 
     def find(name: str) -> str:
-        while owner.get(name, name) != name:
-            name = owner[name]
-        return name
+        return tied.get(name, name)
 
-    for name in graph.ops:
-        for origin in _joined(graph, name):
-            first, second = find(origin), find(name)
-            if first != second:
-                owner[second] = first
     readers: dict[str, list[str]] = {}
     for site in sites:
         for root in dict.fromkeys(find(run.origin) for run in graph.sources(site.source)):
@@ -69,6 +62,28 @@ def coupled_values(graph: ChannelGraph, sites: Sequence[Site]) -> list[Coupled]:
         for root, found in readers.items()
         if len(found) > 1
     ]
+
+
+def find_tied(graph: ChannelGraph, *, only: Callable[[str], bool] = lambda _: True) -> dict[str, str]:
+    """Values whose channels operations join one to one: each such node to one that stands for all it is joined with.
+
+    Args:
+        graph: The analysed network.
+        only: Which nodes' operations join.
+    """
+    owner: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while owner.get(name, name) != name:
+            name = owner[name]
+        return name
+
+    for name in filter(only, graph.ops):
+        for origin in _joined(graph, name):
+            first, second = find(origin), find(name)
+            if first != second:
+                owner[second] = first
+    return {name: find(name) for name in graph.ops}
 
 
 def _joined(graph: ChannelGraph, name: str) -> list[str]:

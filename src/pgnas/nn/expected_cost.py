@@ -46,6 +46,11 @@ def expected_cost(
     return surrogate.build(choice)
 
 
+def always_read(graph: ChannelGraph, sites: Sequence[Site]) -> dict[str, Tensor]:
+    """Which channels of every node's value are read whatever the gates of ``sites`` say, each bool (channels,)."""
+    return {name: rows[:, 0] > 0 for name, rows in _Readers(graph, sites).walk()}
+
+
 class _Readers:
     """Who reads each channel, found backwards.
 
@@ -171,22 +176,34 @@ class _Surrogate:
         for site in sites:  # a slot a unit, not a channel: the channels of one unit are read together
             self.slot_starts.append(sum(len(units) for units in slot_units))
             slot_units.append(firsts[site.gate] + torch.arange(sizes[site.gate]))
-        closing: list[Tensor] = []  # beside its reader's unit a slot behind an operation has the operation's
+        closing: list[Tensor] = []  # beside its reader's unit a slot may have an operation's, and a stream's
         for operation, reader in joint:  # in the order of their columns
             option, behind = sites[operation - 1], sites[reader - 1]
             self.slot_starts.append(sum(len(units) for units in slot_units))
             slot = self.slot_starts[-1] + torch.arange(sizes[behind.gate])
             slot_units.append(firsts[behind.gate] + torch.arange(sizes[behind.gate]))
             closing.append(torch.stack([slot, torch.full_like(slot, firsts[option.gate] + (option.option or 0))]))
+            closing += self._streams(behind, firsts, self.slot_starts[-1])
         self.slot_unit = torch.cat(slot_units)
         self.slot_layer = torch.full((len(self.slot_unit),), -1)
         self.first_slot = dict(zip(self.site_of_node, self.slot_starts, strict=False))
+        for site, start in zip(sites, self.slot_starts, strict=False):
+            closing += self._streams(site, firsts, start)
         self.entries = [torch.stack([torch.arange(len(self.slot_unit)), self.slot_unit]), *closing]
         self.entries += [self._groups_behind(site, firsts) for site in sites]
         self.layers: list[_Layer] = []
         self.outputs = 0
         self.always: list[Tensor] = []
         self.readings: list[Tensor] = []
+
+    @staticmethod
+    def _streams(site: Site, firsts: dict[str, int], slot: int) -> list[Tensor]:
+        """(slot, unit) entries of the stream gates that a site's slots, from ``slot`` on, obey as well."""
+        channels = (site.unit_of_channel[part.start : part.start + len(part.units)] for part in site.streams)
+        return [
+            torch.stack([slot + own, firsts[part.gate] + part.units])
+            for own, part in zip(channels, site.streams, strict=True)
+        ]
 
     def _groups_behind(self, site: Site, firsts: dict[str, int]) -> Tensor:
         """(slot, unit) entries of channels that a gated group makes: they are alive only if that group is open too."""

@@ -47,8 +47,19 @@ def site_masks(sites: Sequence[Site], gates: dict[str, Tensor]) -> dict[str, Ten
             masks[site.node] = mask[..., site.option, None].expand(*mask.shape[:-1], len(site.unit_of_channel))
             continue
         identity = len(site.unit_of_channel) == mask.shape[-1]
-        masks[site.node] = mask if identity else mask[..., site.unit_of_channel.to(mask.device)]
+        own = mask if identity else mask[..., site.unit_of_channel.to(mask.device)]
+        masks[site.node] = own * _stream_mask(site, gates, own) if site.streams else own
     return masks
+
+
+def _stream_mask(site: Site, gates: dict[str, Tensor], like: Tensor) -> Tensor:
+    """The values of the stream gates of a layer's channels, (..., channels); 1 where there is none."""
+    parts, end = list[Tensor](), 0
+    for part in site.streams:
+        parts.append(torch.ones_like(like[..., end : part.start]))
+        parts.append(gates[part.gate][..., part.units.to(like.device)])
+        end = part.start + len(part.units)
+    return torch.cat([*parts, torch.ones_like(like[..., end:])], -1)
 
 
 Extend = Callable[[str, Tensor, Tensor], Tensor]

@@ -5,7 +5,7 @@ Both only open units that are closed: a shaped architecture keeps what the unsha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -93,7 +93,7 @@ def by_time(supernet: Supernet, costs: DeviceCosts) -> PickRule:
 
 @dataclass(frozen=True)
 class _Reading:
-    """Channels of a value that a site reads, with the gate's unit behind each."""
+    """Channels of a value that a site reads, with the units behind each, (channels, 2): its gate's, its stream's."""
 
     site: Site
     origin: str
@@ -113,7 +113,7 @@ class Shaper:
     def __init__(self, supernet: Supernet, *, reads_all: PickRule | None = None, round_to: int = 1) -> None:
         self._supernet, self._reads_all, self._round_to = supernet, reads_all, round_to
         graph, first = supernet.graph, supernet.gates.first_units()
-        self._units = {site.node: first[site.gate] + site.unit_of_channel.cpu() for site in supernet.space.sites}
+        self._units = {site.node: _both_units(site, first) for site in supernet.space.sites}
         self._readings: dict[str, list[_Reading]] = {}  # by what is read
         self._readings_of: dict[str, list[_Reading]] = {site.node: [] for site in supernet.space.sites}  # by who reads
         for site in supernet.space.sites:
@@ -154,7 +154,7 @@ class Shaper:
             elif passes_channels(op):
                 whole[name] = self._widened(name, whole)
                 for reading in self._readings.get(name, []):
-                    if kept[reading.units].any():
+                    if _open(kept, reading.units).any():
                         self._follow_stream(reading, plan.kept(name), whole[name], kept)
 
     def _widened(self, name: str, whole: dict[str, Tensor]) -> Tensor:
@@ -174,13 +174,14 @@ class Shaper:
     def _follow_stream(self, reading: _Reading, before: Tensor, after: Tensor, kept: Tensor) -> None:
         """Let a layer that read all of a sum go on doing so when the sum is made with more channels."""
         factor = len(reading.units) // len(before)
-        if kept[reading.units[before.repeat_interleave(factor)]].all():
+        if _open(kept, reading.units[before.repeat_interleave(factor)]).all():
             kept[reading.units[after.repeat_interleave(factor)]] = True
 
     def _widen_site(self, site: Site, plan: Plan, there: Tensor, kept: Tensor) -> None:
         """Let a layer read all of what it reads, source by source, where the rule says so."""
         assert self._reads_all is not None
-        reads, units = plan.reads[site.node][0] | kept[self._units[site.node]], self._units[site.node]
+        units = self._units[site.node]
+        reads = plan.reads[site.node][0] | _open(kept, units)
         for run in self._supernet.graph.sources(site.source):
             part = slice(run.start, run.start + run.channels)
             wanted, made = reads[part] & there[part], there[part]
@@ -207,14 +208,14 @@ class Shaper:
             if not readings or not missing or not computed.any():
                 return more
             closed = live & ~computed
-            score = sum((logits[r.units].reshape(len(computed), -1).amax(1) for r in readings), torch.zeros(()))
+            score = sum((_least(logits, r.units).reshape(len(computed), -1).amax(1) for r in readings), torch.zeros(()))
             order = torch.where(closed, score, -torch.inf).argsort(descending=True, stable=True)
             for channel in order[: int(closed.sum())].tolist():
                 if not missing:
                     break
                 for reading in readings:
                     kept[reading.units.reshape(len(computed), -1)[channel]] = True
-                opened = [kept[r.units].reshape(len(computed), -1).any(1) for r in readings]
+                opened = [_open(kept, r.units).reshape(len(computed), -1).any(1) for r in readings]
                 more = torch.stack(opened).any(0) & live & ~computed  # a unit may hold more channels than one
                 missing = -int((computed | more).sum()) % self._round_to
             return more
@@ -233,7 +234,7 @@ class Shaper:
             there = self._there(plan, site) & ~reads
             if not missing or int(there.sum()) < missing:
                 continue
-            order = torch.where(there, logits[units], -torch.inf).argsort(descending=True, stable=True)
+            order = torch.where(there, _least(logits, units), -torch.inf).argsort(descending=True, stable=True)
             kept[units[order[:missing]]] = True
 
     def _there(self, plan: Plan, site: Site) -> Tensor:
@@ -245,9 +246,25 @@ class Shaper:
         return there
 
 
+def _both_units(site: Site, first: Mapping[str, int]) -> Tensor:
+    """The unit of a layer's gate for every channel, and that of its stream's, (channels, 2); without one the same."""
+    own = site.units(first).cpu()
+    return torch.stack([own, site.stream_units(first, without=own)], 1)
+
+
+def _open(kept: Tensor, units: Tensor) -> Tensor:
+    """Whether channels with the units (channels, 2) are open, (channels,)."""
+    return kept[units].all(1)
+
+
+def _least(logits: Tensor, units: Tensor) -> Tensor:
+    """The lower logit of the units (channels, 2), (channels,)."""
+    return logits[units].amin(1)
+
+
 def _whole_readers(readings: list[_Reading], kept: Tensor, computed: Tensor) -> list[_Reading]:
     """The layers that read all computed channels of a value, or else the one that reads most."""
-    wanted = [int((kept[r.units].reshape(len(computed), -1).any(1) & computed).sum()) for r in readings]
+    wanted = [int((_open(kept, r.units).reshape(len(computed), -1).any(1) & computed).sum()) for r in readings]
     whole = [r for r, count in zip(readings, wanted, strict=True) if count == int(computed.sum())]
     most = max(wanted, default=0)
     return whole or ([readings[wanted.index(most)]] if most else [])

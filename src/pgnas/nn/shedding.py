@@ -14,7 +14,7 @@ from pgnas.nn.gated_layer import input_weight_sq, insert_gates
 from pgnas.nn.liveness import Plan, make_plan, site_masks
 from pgnas.nn.rebuild import Builder
 from pgnas.nn.shaping import Shaper, by_share
-from pgnas.nn.supernet import Supernet, add_inside
+from pgnas.nn.supernet import Supernet, add_inside, stream_keep
 
 
 def plan_without(full: Supernet, closed: Tensor) -> Plan:
@@ -63,8 +63,10 @@ class ShedSupernet(nn.Module):
         first = full.gates.first_units()
         self._layers = [site.layer for site in sites]
         for index, site in enumerate(sites):
-            units = first[site.gate] + site.unit_of_channel[plan.reads[site.node][0]]
-            self.register_buffer(f"units_{index}", units.to(full.gates.closed.device), persistent=False)
+            device, reads = full.gates.closed.device, plan.reads[site.node][0]
+            self.register_buffer(f"units_{index}", site.units(first)[reads].to(device), persistent=False)
+            streams = site.stream_units(first, without=-1)[reads].to(device) if site.streams else None
+            self.register_buffer(f"streams_{index}", streams, persistent=False)
         self.train(full.training)
 
     @property
@@ -76,11 +78,19 @@ class ShedSupernet(nn.Module):
         """The output of the whole supernet: see there. The noise is for all U units, those shed included."""
         values = self.full.gate_values(inputs[0], noise, training=self.training)
         masks = [values.index_select(1, units) for units in self._units()]
+        if any(site.streams for site in self.full.space.sites):
+            padded = nn.functional.pad(values, (0, 1), value=1.0)  # -1: no stream gate
+            streams = [None if units is None else padded[:, units] for units in self._streams()]
+            masks = [mask if stream is None else mask * stream for mask, stream in zip(masks, streams, strict=True)]
         return self.body(*inputs, masks + list(site_masks(self._operations, self.gates.split(values)).values()))
 
     def _units(self) -> list[Tensor]:
         """The unit of every input channel of each gated layer."""
         return [self.get_buffer(f"units_{index}") for index in range(len(self._layers))]
+
+    def _streams(self) -> list[Tensor | None]:
+        """As :meth:`_units`, of the stream gates, -1 for none; None for layers without."""
+        return [self._buffers[f"streams_{index}"] for index in range(len(self._layers))]
 
     def expected_cost(self, kind: CostName) -> Tensor:
         """That of the whole supernet, in which the closed units have keep probability 0."""
@@ -90,9 +100,10 @@ class ShedSupernet(nn.Module):
         """Squared norm of the weights read through each unit, (U,), with gradient; weights that left do not count."""
         logits = self.gates.logits()
         total = logits.new_zeros(logits.shape)
-        for name, units in zip(self._layers, self._units(), strict=True):
-            norms = input_weight_sq(self.body.get_submodule(name))
-            total = total.index_add(0, units[:: len(units) // len(norms)], norms.to(total))
+        for name, units, streams in zip(self._layers, self._units(), self._streams(), strict=True):
+            norms = input_weight_sq(self.body.get_submodule(name)).to(total)
+            norms = norms if streams is None else norms * stream_keep(logits, streams)
+            total = total.index_add(0, units[:: len(units) // len(norms)], norms)
         return add_inside(total, self.body, self.full.inside, self.gates.first_units())
 
     def weight_parameters(self) -> list[nn.Parameter]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -19,6 +19,21 @@ _REASONS_SHOWN = 3
 
 
 @dataclass(frozen=True)
+class StreamPart:
+    """Channels of a gated layer's input that also obey a stream gate.
+
+    Attributes:
+        gate: The stream gate.
+        start: The first of these channels.
+        units: The stream gate's unit of each of them, shape (channels,), long.
+    """
+
+    gate: str
+    start: int
+    units: Tensor
+
+
+@dataclass(frozen=True)
 class Site:
     """A gated layer.
 
@@ -30,6 +45,7 @@ class Site:
         gate: The name of the gate that must be open for a channel to be read.
         unit_of_channel: The gate's unit of every channel, shape (channels,), long.
         option: For the output of an operation its unit, which all channels share.
+        streams: Stream gates that must be open as well for a channel to be read.
     """
 
     layer: str
@@ -39,6 +55,22 @@ class Site:
     gate: str
     unit_of_channel: Tensor
     option: int | None = None
+    streams: tuple[StreamPart, ...] = ()
+
+    def units(self, first: Mapping[str, int]) -> Tensor:
+        """The gate's unit of every channel among all U, shape (channels,).
+
+        Args:
+            first: Each gate's first unit among all U.
+        """
+        return first[self.gate] + self.unit_of_channel
+
+    def stream_units(self, first: Mapping[str, int], *, without: Tensor | int) -> Tensor:
+        """The stream gate's unit of every channel among all U, shape (channels,); ``without`` where there is none."""
+        found = torch.zeros_like(self.unit_of_channel) + without
+        for part in self.streams:
+            found[part.start : part.start + len(part.units)] = first[part.gate] + part.units
+        return found
 
 
 @dataclass(frozen=True)

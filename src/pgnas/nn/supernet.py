@@ -247,17 +247,19 @@ class Supernet(nn.Module):
     def weight_sq(self) -> Tensor:
         """Squared norm of the weights read through each unit, shape (U,), with gradient; the paper's prior needs it.
 
-        For an operation, of its layers that have no gate of their own.
+        For an operation, of its layers that have no gate of their own. Weights behind a stream gate as well count by
+        the probability that it is open, at the layer's own unit: so their share of the KL is that of E_q of both.
         """
         logits = self.gates.logits()
         total = logits.new_zeros(logits.shape)
         first = self.gates.first_units()
         for site in self.space.sites:
             layer = self.body.get_submodule(site.layer)
-            norms = input_weight_sq(layer)
+            norms = input_weight_sq(layer).to(total)
             by_group = getattr(layer, "groups", 1) > 1
-            unit = torch.arange(len(norms)) if by_group else site.unit_of_channel
-            total = total.index_add(0, (first[site.gate] + unit).to(total.device), norms.to(total))
+            unit = first[site.gate] + torch.arange(len(norms)) if by_group else site.units(first)
+            norms = norms * stream_keep(logits, site.stream_units(first, without=-1)) if site.streams else norms
+            total = total.index_add(0, unit.to(total.device), norms)
         return add_inside(total, self.body, self.inside, first)
 
     @property
@@ -270,6 +272,11 @@ class Supernet(nn.Module):
     def weight_parameters(self) -> list[nn.Parameter]:
         """The network's own parameters, without the logits."""
         return list(self.body.parameters())
+
+
+def stream_keep(logits: Tensor, units: Tensor) -> Tensor:
+    """Keep probabilities of stream units ``units`` (channels,), 1 for -1; from all keep logits (U,)."""
+    return nn.functional.pad(torch.sigmoid(logits), (0, 1), value=1.0)[units.to(logits.device)]
 
 
 def add_inside(total: Tensor, body: nn.Module, inside: Inside, first: Mapping[str, int]) -> Tensor:

@@ -10,6 +10,7 @@ from pgnas.supernets import PAPER_SUPERNETS
 Settings = Mapping[str, Setting]
 
 _METHOD: Settings = {
+    "streams": Setting("off", "paper", "gates at the inputs of layers alone"),
     "granularity": Setting("group", "paper", "one logit for each convolution and kernel size, and for each source"),
     "prior": Setting("paper", "paper", "Eq. 15 with c = l^2, as in the code"),
     "temperature": Setting(0.2, "paper", "the code on CIFAR has 2/3"),

@@ -163,6 +163,7 @@ class Context:
             exclude=self.config.exclude,
             gate_inputs=self.config.gate_inputs,
             tie=self.built.ties_without(self.config.exclude),
+            streams=self.config.gates_streams,
         )
         if made.has_heads and self.config.shed == "on":
             rule, remedy = "needs a network whose every output is there in evaluation", "leave it out"

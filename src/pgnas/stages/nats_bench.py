@@ -68,7 +68,8 @@ class SizeBench(BenchSettings):
             decide_at="never",
             candidates=self.candidates,
             round_to=self.width * MULTIPLE // LARGEST,
-            avoid_selections="off",  # all readers of a value share its gate: none ever picks
+            streams="off",  # all readers of a value share its gate already: none ever picks
+            avoid_selections="off",
             seed=seed,
         )
 
