@@ -18,8 +18,9 @@ from pgnas.architecture import Architecture
 from pgnas.cli import main
 from pgnas.config import RunConfig
 from pgnas.errors import ConfigError, RunFolderError
+from pgnas.report.front import undominated
 from pgnas.stages import exporting, finishing
-from pgnas.stages.front import FrontSettings, front, mark_dominated
+from pgnas.stages.front import FrontSettings, front
 from pgnas.stages.schedule import cosine_schedule
 from pgnas.supernets import build_model
 
@@ -59,6 +60,7 @@ def test_every_point_meets_its_cap_and_is_a_run_of_its_own(made, searched):
     for point, share in zip(made.points, (0.3, 0.6), strict=True):
         assert point["macs"] <= share * full
         assert point["expected_cost"] == pytest.approx(share, abs=1e-3)
+        assert 0 < point["latency"] < 10 * point["full_latency"]
         assert point["spent"] == pytest.approx(point["macs"] / full)
         folder = searched / point["folder"]
         network = pgnas.load(folder)
@@ -75,7 +77,8 @@ def test_the_files_of_a_front_say_the_same(made, searched):
     assert [float(row["val_accuracy"]) for row in rows] == [point["val_accuracy"] for point in made.points]
     picture = (searched / "front" / "front.svg").read_text()
     assert picture.rstrip().endswith("</svg>")
-    assert re.findall(r">(\d+%)<", picture) == ["30%", "60%"]
+    assert re.findall(r">(\d+%)<", picture) == 3 * ["30%", "60%"]
+    assert "latency, % of the full network&#39;s" in picture or "latency, % of the full network's" in picture
 
 
 def test_a_killed_front_ends_as_the_whole_one(made, searched, tmp_path):
@@ -85,7 +88,9 @@ def test_a_killed_front_ends_as_the_whole_one(made, searched, tmp_path):
     kept = (again / "front" / "macs-30pct" / "model.py").stat().st_mtime_ns
     result = front(again, CAPS)
     assert (again / "front" / "macs-30pct" / "model.py").stat().st_mtime_ns == kept
-    assert result.points == made.points
+    clock = {"latency": 0, "full_latency": 0}  # the point that was made anew was timed anew
+    assert [{**point, **clock} for point in result.points] == [{**point, **clock} for point in made.points]
+    assert result.points[0] == made.points[0]
     for name in ("architecture.json", "found.safetensors"):
         both = [(run / "front" / "macs-60pct" / name).read_bytes() for run in (again, searched)]
         assert both[0] == both[1]
@@ -159,4 +164,4 @@ def test_a_point_is_dominated_by_one_that_costs_no_more_and_is_no_worse():
         {"macs": 1, "val_accuracy": 0.5}, {"macs": 2, "val_accuracy": 0.5}, {"macs": 3, "val_accuracy": 0.9},
         {"macs": 3, "val_accuracy": 0.9}, {"macs": 4, "val_accuracy": 0.8}, {"macs": 4, "val_accuracy": 0.95},
     ]  # fmt: skip
-    assert [p["dominated"] for p in mark_dominated(points, "macs")] == [False, True, False, False, True, False]
+    assert undominated(points, "macs") == [True, False, True, True, False, True]

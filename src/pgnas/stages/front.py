@@ -25,16 +25,18 @@ from pgnas.config import RunConfig
 from pgnas.data import DataSet
 from pgnas.errors import ConfigError, RunFolderError
 from pgnas.nn import Supernet, extract_small
+from pgnas.nn.timing import latency
 from pgnas.processes import join
 from pgnas.progress import Progress, SilentReporter
-from pgnas.report.front import front_figure
+from pgnas.report.front import front_figure, undominated
 from pgnas.run_folder import RunFolder, SharedFolder
 from pgnas.run_folder.tensors import load_tensors
 from pgnas.stages import pipeline
 from pgnas.stages.context import Context
+from pgnas.stages.latency import example_batch
 from pgnas.stages.result import RunResult
 from pgnas.stages.schedule import cosine_schedule
-from pgnas.stages.searching import describe_supernet
+from pgnas.stages.searching import describe_supernet, trained_network
 
 Cost = Literal["macs", "params"]
 Start = Literal["larger", "search"]
@@ -42,8 +44,8 @@ FOLDER = "front"
 MOST_LR = 1_000.0
 """The most that ``lr`` of a run's settings may be."""
 _COLUMNS = (
-    "cap", "macs", "params", "val_accuracy", "test_accuracy", "val_untrained", "dominated", "expected_cost", "spent",
-    "folder",
+    "cap", "macs", "params", "latency", "full_latency", "val_accuracy", "test_accuracy", "val_untrained", "dominated",
+    "expected_cost", "spent", "folder",
 )  # fmt: skip
 
 
@@ -109,7 +111,9 @@ class FrontResult:
         for point in self.points:
             scores = f"validation {point['val_accuracy']:.4f} test {point['test_accuracy']:.4f}"
             size = f"{point['params']:,} parameters, {point['macs']:,} multiply-adds"
-            lines.append(f"cap {point['cap']}: {size} {scores}{' (dominated)' if point['dominated'] else ''}")
+            speed = f"{point['latency'] / point['full_latency']:.0%} of the full network's latency"
+            end = " (dominated)" if point["dominated"] else ""
+            lines.append(f"cap {point['cap']}: {size}, {speed} {scores}{end}")
         return [*lines, f"front: {self.path}"]
 
 
@@ -146,10 +150,12 @@ def front(
             facts = _begin(run, config, weights, settings, target)
             progress.note(f"front: {cap} of {settings.cost}")
             result = pipeline.run(config, progress=progress, model=model, data=run.data)
-            rows.insert(0, _row(run, cap, facts, result))
+            rows.insert(0, _row(run, cap, facts, result) | _latency(run, result.path, model))
             if settings.start == "larger":
                 _learn_from(weights, result.path)
-        points = mark_dominated(rows, settings.cost)
+        points = [
+            {**row, "dominated": not best} for row, best in zip(rows, undominated(rows, settings.cost), strict=True)
+        ]
         _write(folder, points, settings)
         return FrontResult(folder.path / FOLDER, tuple(points))
 
@@ -247,14 +253,18 @@ def _row(run: Context, cap: str, searched: Mapping[str, Any], result: RunResult)
     }
 
 
-def mark_dominated(points: Sequence[Mapping[str, Any]], cost: Cost) -> list[dict[str, Any]]:
-    """Each point with ``dominated``: whether another, not its equal, costs no more and is no worse on validation."""
-
-    def beats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-        no_worse = one[cost] <= other[cost] and one["val_accuracy"] >= other["val_accuracy"]
-        return bool(no_worse and (one[cost] < other[cost] or one["val_accuracy"] > other["val_accuracy"]))
-
-    return [{**point, "dominated": any(beats(other, point) for other in points)} for point in points]
+def _latency(run: Context, path: Path, model: nn.Module | None) -> dict[str, float]:
+    """Seconds a batch of a point's network on the device and, measured beside it, of the full one; measured once."""
+    with SharedFolder.share(run.processes, lambda: RunFolder.open(path)) as folder:
+        if not folder.stage_done("timing"):
+            point = Context(folder, run.progress, model=model, data=run.data, processes=run.processes)
+            inputs, _ = run.engine.batch((example_batch(run.example, run.config.latency_batch), 0))
+            full = extract_small(run.posterior, run.posterior.open()).module
+            networks = {"latency": trained_network(point), "full_latency": full}
+            measured = run.processes.from_first(lambda: {name: latency(n, inputs) for name, n in networks.items()})
+            folder.mark_done("timing", 0.0, **measured)
+        facts = folder.stage_facts("timing")
+        return {name: float(str(facts[name])) for name in ("latency", "full_latency")}
 
 
 def _write(folder: SharedFolder | RunFolder, points: Sequence[Mapping[str, Any]], settings: FrontSettings) -> None:

@@ -53,7 +53,7 @@ def meet_latency(
     Raises:
         RunError: No network within the cap was found.
     """
-    inputs, _ = recipe.engine.batch((_batch(example, recipe.config.latency_batch), 0))
+    inputs, _ = recipe.engine.batch((example_batch(example, recipe.config.latency_batch), 0))
     candidate, caps = winner, dict(recipe.caps)
     cap = recipe.caps["latency"]
     full = extract_small(supernet, supernet.open()).module
@@ -80,6 +80,6 @@ def _fit(recipe: Recipe, supernet: Supernet, winner: Candidate, caps: Caps) -> C
     return Fitter(supernet, caps, recipe.shaper(supernet)).fit(winner.architecture, is_mode=winner.is_mode)
 
 
-def _batch(example: Tensor, size: int) -> Tensor:
+def example_batch(example: Tensor, size: int) -> Tensor:
     """So many examples, by repetition."""
     return example[torch.arange(size) % len(example)].contiguous()
