@@ -112,7 +112,7 @@ def test_a_point_begins_with_what_the_next_larger_one_learned(made, searched):
     network = build_model(
         "multibranch-resnet:width=4,stages=1,blocks=1", in_channels=1, num_classes=10, image_size=(8, 8), seed=0
     ).module
-    handed = pgnas.supernet(network, torch.zeros(2, 1, 8, 8))
+    handed = pgnas.supernet(network, torch.zeros(2, 1, 8, 8), streams=True)
     handed.load_state_dict(load_file(smaller / "posterior.safetensors"))
     trained = load_file(larger / "found.safetensors")
     parameters = dict(pgnas.extract(handed, architecture).named_parameters())

@@ -222,6 +222,7 @@ def test_a_run_that_sheds_reports_in_the_full_networks_names(shed_run):
     network = pgnas.supernet(
         build_model(config.model, in_channels=1, num_classes=10, image_size=(8, 8), seed=0).module,
         torch.randn(2, 1, 8, 8),
+        streams=True,
     )
     network.load_state_dict(posterior)
     architecture = Architecture.from_json(json.loads((result.path / "architecture.json").read_text()))

@@ -65,6 +65,7 @@ def _draw(axes: Axes, points: Sequence[Row], kind: str) -> None:
     for value, point in zip(values, points, strict=True):
         place = (value, 100 * point["val_accuracy"])
         axes.annotate(point["cap"], place, xytext=(4, -10), textcoords="offset points", fontsize=8)
+    axes.margins(x=0.1)  # room for the last label
     axes.set_xlabel(label)
 
 
