@@ -185,6 +185,18 @@ def test_an_interrupted_run_says_how_to_resume(stages: Stages, capsys: pytest.Ca
     assert capsys.readouterr().err.endswith("to resume: pgnas run --model m --data d --out o --max-macs 40%\n")
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_several_processes_the_first_says_how_to_resume(
+    rank: int, stages: Stages, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    stages.error = KeyboardInterrupt()
+    assert main(NEEDED) == 130
+    told = "to resume, launch the same again, or in one process: pgnas run --model m --data d --out o\n"
+    assert capsys.readouterr().err.endswith(told) is (rank == 0)
+
+
 def test_a_bug_keeps_its_traceback(stages: Stages) -> None:
     stages.error = ZeroDivisionError()
     with pytest.raises(ZeroDivisionError):

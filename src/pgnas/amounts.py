@@ -1,9 +1,11 @@
-"""Caps and shares as users write them."""
+"""Caps, shares and lists of values as users write them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pgnas.errors import ConfigError
 
@@ -13,6 +15,22 @@ _LATENCY = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(%|us|ms|s)\s*$")
 _BUDGET = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(min|h|)\s*$")
 _MINUTES = {"min": 1.0, "h": 60.0}
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+_T = TypeVar("_T")
+
+
+def require_different(flag: str, values: Sequence[_T], *, name: Callable[[_T], str] = str) -> None:
+    """There must be values, and no two the same.
+
+    Args:
+        flag: The flag that lists them.
+        values: What it lists.
+        name: What a value is called, in the name of its folder for example: values of one name are the same.
+
+    Raises:
+        ConfigError: It is not so.
+    """
+    if not values or len({name(value) for value in values}) != len(values):
+        raise ConfigError(flag, "must be one or more different values", value=list(values), remedy="list them")
 
 
 @dataclass(frozen=True)

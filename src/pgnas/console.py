@@ -207,4 +207,6 @@ def print_interrupted(command: str) -> None:
     """Print one line on standard error that says how to go on; of several processes the first does."""
     if not launch.is_first():
         return
-    print(f"\npgnas: interrupted; to resume: {command}", file=sys.stderr, flush=True)
+    _, processes = launch.launched()
+    how = "to resume" if processes == 1 else "to resume, launch the same again, or in one process"
+    print(f"\npgnas: interrupted; {how}: {command}", file=sys.stderr, flush=True)

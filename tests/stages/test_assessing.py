@@ -23,7 +23,9 @@ from pgnas.stages import run
 from pgnas.stages.context import Context
 from pgnas.stages.ensemble import draw_members
 from pgnas.stages.evaluating import evaluate
+from pgnas.stages.pipeline import run_stage
 from pgnas.stages.scores import auroc, scores
+from pgnas.stages.searching import trained_network
 
 SMALL = {"model": "multibranch-resnet:width=6,stages=2,blocks=1", "data": "digits", "batch_size": 64, "candidates": 4}
 TOLERANT = {"rtol": 1e-3, "atol": 1e-4}
@@ -105,6 +107,26 @@ def test_scores_are_those_of_the_kept_predictions(undecided):
     assert networks["full"]["accuracy"]["value"] == pytest.approx(undecided["baselines"]["full"]["test_accuracy"])
     members = networks["ensemble"]["members"]["nll"]
     assert networks["ensemble"]["nll"]["value"] < sum(members) / len(members)
+
+
+def test_the_test_split_is_read_once_by_each_network(own, monkeypatch):
+    before = json.loads((own / "result.json").read_text())
+    read, held_out = [], Context.held_out
+
+    def counted(self, split):
+        read.append(split is self.data.test)
+        return held_out(self, split)
+
+    with RunFolder.open(own) as folder:
+        folder.forget_from("evaluate")
+        context = Context(folder, SilentReporter())
+        plain = context.score(trained_network(context), context.data.test)
+    monkeypatch.setattr(Context, "held_out", counted)
+    after = run_stage(own, "evaluate").values
+    assert sum(read) == 1 + len(after["uncertainty"]["networks"])  # the supernet's mean, and every source
+    assert (plain.metric, plain.loss) == (after["found"]["test_accuracy"], after["found"]["test_loss"])
+    for name in ("found", "supernet", "uncertainty", "choice", "sentence"):
+        assert after[name] == before[name], name
 
 
 def test_temperatures_are_fitted_on_validation_and_scored_on_test(undecided):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,14 @@ def test_after_the_decision_the_head_s_loss_still_counts(tmp_path: Path) -> None
 def test_a_supernet_with_heads_does_not_shed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--shed"):
         run(tmp_path / "a", shed="on")
+
+
+def test_nor_does_a_search_from_python(tmp_path: Path) -> None:
+    made = pgnas.supernet(Headed(), torch.randn(2, 1, 8, 8))
+
+    def unread() -> Iterator[object]:
+        raise AssertionError("refused before the data are read")
+        yield
+
+    with pytest.raises(ConfigError, match="--shed needs a network whose every output is there in evaluation"):
+        pgnas.search(made, unread(), unread(), shed=True)

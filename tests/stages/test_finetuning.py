@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import pgnas
 from pgnas.cli import main
 from pgnas.config import RunConfig
-from pgnas.errors import ConfigError, RunFolderError
+from pgnas.errors import ConfigError, InputError, RunFolderError
 from pgnas.stages import finishing, run
 from pgnas.stages.finetuning import FinetuneSettings, finetune
 from pgnas.stages.phases import NetworkPhase
@@ -93,6 +93,22 @@ def test_killed_and_begun_again_it_ends_as_if_nothing_had_happened(own, tmp_path
     finetune(own, SHORT)  # done: nothing happens
     with pytest.raises(RunFolderError, match=r"other settings, got epochs 2 there, 3 now; add --out"):
         finetune(own, FinetuneSettings(epochs=3, lr=0.05))
+
+
+@pytest.mark.usefixtures("weights_alone")
+@pytest.mark.parametrize("name", ["found.safetensors", "architecture.json", "metrics.jsonl", "candidates.jsonl"])
+def test_what_is_damaged_is_refused_before_anything_is_noted(own, tmp_path, name):
+    whole = (own / name).read_bytes()
+    (own / name).write_bytes(b"{]\n")
+    before = {path.name: path.read_bytes() for path in own.iterdir() if path.is_file()}
+    for out in (None, tmp_path / "copy"):
+        with pytest.raises(InputError, match=name):
+            finetune(own, SHORT, out=out)
+    assert {path.name: path.read_bytes() for path in own.iterdir() if path.is_file()} == before
+    assert not (tmp_path / "copy").exists()
+    (own / name).write_bytes(whole)
+    other = FinetuneSettings(epochs=1, lr=0.02)  # the refused ones were not noted
+    assert finetune(own, other, out=tmp_path / "copy")["finetuned"]["epochs"] == 1
 
 
 def test_an_unfinished_run_and_foreign_folders_are_refused(own, tmp_path):

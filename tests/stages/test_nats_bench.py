@@ -109,7 +109,8 @@ def test_a_search_ends_in_a_row_under_the_cap_and_a_rerun_repeats_nothing(path: 
 
 
 @pytest.mark.parametrize(
-    "settings", [{"width": 12}, {"caps": ()}, {"caps": ("2M",)}, {"seeds": (1, 1)}, {"caps": ("0.1%",)}]
+    "settings",
+    [{"width": 12}, {"caps": ()}, {"caps": ("2M",)}, {"seeds": (1, 1)}, {"caps": ("0.1%",)}, {"caps": ("20%", "20 %")}],
 )
 def test_settings_outside_are_refused_before_anything_is_made(
     path: Path, tmp_path: Path, settings: dict[str, object]

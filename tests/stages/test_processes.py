@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import itertools
 import os
+import signal
 import time
 
 import pytest
@@ -56,12 +59,12 @@ def make_phase(supernet, engine, steps=100):
     )
 
 
-def search(processes, norm=False, epochs=2, spoil=None):
+def search(processes, norm=False, epochs=2, spoil=None, store=None):
     """A short search on digits: the rows, and the digest and tensors of the state."""
     data = digits()
     share = {"rank": processes.rank, "world_size": processes.world_size}
     loader = Batches(data.train, data.preprocessing, 256, shuffle=True, seed=1, drop_last=True, **share)
-    supernet, store = make_supernet(norm), NoStore()
+    supernet, store = make_supernet(norm), store or NoStore()
     phase = make_phase(supernet, make_engine_of(processes), epochs * len(loader))
     if spoil is not None:
         spoil(processes, phase, loader)
@@ -110,6 +113,45 @@ def test_an_error_on_one_process_ends_all_with_it(tmp_path, rank):
     first, second = on_processes(tmp_path, lambda p: search(p, spoil=spoil))
     assert type(first) is type(second) is DataError
     assert str(first) == str(second) == "image 7 must be readable; remove it"
+
+
+class Kept(NoStore):
+    """Keeps the newest checkpoint in memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.saved, self.step = None, 0
+
+    def load(self, phase):
+        return copy.deepcopy(self.saved)
+
+    def save(self, phase, state, step):
+        self.saved, self.step = copy.deepcopy(state), step
+
+
+@pytest.mark.parametrize("pressed", [(0,), (1,), (0, 1)])
+def test_ctrl_c_on_any_process_stops_all_after_the_same_step_and_nothing_is_lost(tmp_path, pressed):
+    def press(processes, phase, loader):
+        batch, calls = phase.engine.batch, itertools.count(1)
+
+        def interrupted(values):
+            if next(calls) == 2 and processes.rank in pressed:
+                signal.raise_signal(signal.SIGINT)
+            return batch(values)
+
+        object.__setattr__(phase.engine, "batch", interrupted)
+
+    def work(processes):
+        store = Kept()
+        with pytest.raises(KeyboardInterrupt):
+            search(processes, norm=True, spoil=press, store=store)
+        stopped = store.step
+        return stopped, search(processes, norm=True, store=store)
+
+    first, second = on_processes(tmp_path, work)
+    assert first == second
+    (tmp_path / "store").unlink()
+    assert first == (2, on_processes(tmp_path, lambda p: search(p, norm=True))[0])
 
 
 def test_an_error_that_pgnas_cannot_explain_ends_the_others_with_a_line(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -54,13 +54,17 @@ def _full_network(run: Context) -> nn.Module:
     return run.engine.place(network)
 
 
-def assess(run: Context, *, samples: int = SAMPLES) -> Facts:
+def assess(run: Context, *, samples: int = SAMPLES) -> tuple[Facts, Facts]:
     """Score what each source predicts on the test split, before and after a temperature fitted on validation.
 
     The temperature is fitted on the half of validation that no selection saw. Predictions, temperatures and the bins of
     reliability diagrams are written to the run folder.
+
+    Returns:
+        The scores, and the found network's plain :class:`pgnas.stages.training.Score` on the test split, as JSON.
     """
     kept: dict[str, Tensor] = {}
+    plain = Facts()
     networks, bins, temperatures = Facts(), Facts(), Facts()
     for source in sources(run, samples):
         found, members = _predicted(run, source)
@@ -68,6 +72,8 @@ def assess(run: Context, *, samples: int = SAMPLES) -> Facts:
         log_probs, labels = found[_TEST].log_probs, found[_TEST].labels
         calibrated = tempered(log_probs, temperature)
         networks[source.name] = _scored(log_probs, calibrated, labels, run.config.seed) | {"temperature": temperature}
+        if source.name == FOUND:
+            plain = asdict(found[_TEST].scores[0])
         if source.name == ENSEMBLE:
             networks[source.name]["members"] = {key: [member[key] for member in members] for key in members[0]}
         temperatures[source.name] = temperature
@@ -79,7 +85,7 @@ def assess(run: Context, *, samples: int = SAMPLES) -> Facts:
     run.folder.save_tensors(PREDICTIONS_NAME, kept, {"format": "pgnas.predictions/1", "samples": str(samples)})
     run.folder.write_json(RELIABILITY_NAME, bins)
     run.folder.write_json(TEMPERATURES_NAME, temperatures)
-    return {"samples": samples, "images": len(kept[f"{_TEST}.labels"]), "networks": networks}
+    return {"samples": samples, "images": len(kept[f"{_TEST}.labels"]), "networks": networks}, plain
 
 
 def _predicted(run: Context, source: Source) -> tuple[dict[str, Gathered], list[dict[str, float]]]:

@@ -18,7 +18,7 @@ from pgnas.amounts import Budget
 from pgnas.architecture import Architecture
 from pgnas.config import RunConfig
 from pgnas.data import Batches, DataSet, Examples, Preprocessing, evaluates_a_crop, load_data
-from pgnas.errors import ConfigError, RunFolderError
+from pgnas.errors import RunFolderError
 from pgnas.nn import Counts, Supernet
 from pgnas.processes import Processes
 from pgnas.progress import Progress
@@ -30,6 +30,7 @@ from pgnas.stages.engine import Engine, make_engine, worth_compiling
 from pgnas.stages.epochs import run_epochs
 from pgnas.stages.noting import FolderProgress
 from pgnas.stages.recipe import AUGMENTATION_FACTOR, Recipe, auxiliary_loss, calibration_batches, prior_of
+from pgnas.stages.shedding import require_sheddable
 from pgnas.stages.timings import FolderTimings, Timings, step_seconds
 from pgnas.stages.training import Phase, Score, Store, accuracy
 from pgnas.supernets import BuiltModel, build_model, load_state, load_weights
@@ -165,9 +166,8 @@ class Context:
             tie=self.built.ties_without(self.config.exclude),
             streams=self.config.gates_streams,
         )
-        if made.has_heads and self.config.shed == "on":
-            rule, remedy = "needs a network whose every output is there in evaluation", "leave it out"
-            raise ConfigError("--shed", rule, value="on, with auxiliary heads that only training has", remedy=remedy)
+        if self.config.shed == "on":
+            require_sheddable(made)
         if self.config.fixed_drop is not None:
             made.gates.fix_(1 - self.config.fixed_drop)
         self.engine.place(made)

@@ -14,11 +14,10 @@ from pgnas.architecture import Architecture
 from pgnas.bayes import Predictive, Uncertainty
 from pgnas.errors import ConfigError
 from pgnas.nn import Supernet, extract_small
-from pgnas.nn.modes import evaluation
 from pgnas.seeds import derive_seed
 from pgnas.stages.context import Context
 from pgnas.stages.engine import Engine
-from pgnas.stages.training import Loader, recalibrate
+from pgnas.stages.training import Loader, Score, evaluate, recalibrate
 
 SAMPLES = 16
 """M, unless another number is asked for."""
@@ -49,10 +48,12 @@ class Gathered:
     Attributes:
         predictive: Their average.
         labels: (N,).
+        scores: Of each network by itself.
     """
 
     predictive: Predictive = field(default_factory=Predictive)
     labels: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    scores: list[Score] = field(default_factory=list)
 
     @property
     def log_probs(self) -> Tensor:
@@ -114,18 +115,33 @@ def member_networks(run: Context, architectures: Sequence[Architecture]) -> Iter
         yield network
 
 
-@torch.no_grad()
-def predict(network: nn.Module, loader: Loader, *, engine: Engine) -> tuple[Tensor, Tensor]:
-    """Log-probabilities (N, K) float64 and labels (N,) of a loader, on the CPU; the network in eval mode."""
-    rows, labels = [], []
-    with evaluation(network):
-        for batch in loader:
-            inputs, targets = engine.batch(batch)
-            with engine.autocast():
-                outputs = network(*inputs)
-            rows.append(F.log_softmax(outputs.double().cpu(), 1))
-            labels.append(targets.cpu())
-    return torch.cat(rows), torch.cat(labels)
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """What one network predicts on some images, from one pass over them.
+
+    Attributes:
+        log_probs: (N, K) float64, on the CPU.
+        labels: (N,).
+        score: Accuracy and cross-entropy, as training is watched by.
+    """
+
+    log_probs: Tensor
+    labels: Tensor
+    score: Score
+
+
+def predict(network: nn.Module, loader: Loader, *, engine: Engine) -> Predicted:
+    """What a network predicts for a loader, in eval mode, in this process alone."""
+    rows: list[Tensor] = []
+    labels: list[Tensor] = []
+
+    def keep(outputs: Tensor, targets: Tensor) -> None:
+        rows.append(F.log_softmax(outputs.double().cpu(), 1))
+        labels.append(targets.cpu())
+
+    with engine.processes.alone():
+        score = evaluate(network, loader, engine=engine, loss=F.cross_entropy, each=keep)
+    return Predicted(torch.cat(rows), torch.cat(labels), score)
 
 
 def gather(
@@ -146,8 +162,9 @@ def gather(
     found = {name: Gathered() for name in loaders}
     for network, weight in networks:
         for name, loader in loaders.items():
-            log_probs, labels = predict(network, loader, engine=engine)
-            each(name, log_probs, labels)
-            found[name].predictive.add(log_probs, weight=weight)
-            found[name].labels = labels
+            predicted = predict(network, loader, engine=engine)
+            each(name, predicted.log_probs, predicted.labels)
+            found[name].predictive.add(predicted.log_probs, weight=weight)
+            found[name].labels = predicted.labels
+            found[name].scores.append(predicted.score)
     return found

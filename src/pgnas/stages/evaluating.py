@@ -42,7 +42,7 @@ def evaluate(
             others = {spec: other_data(context, spec) for spec in ood}
         if not before or before["samples"] != samples:
             context.progress.stage("ensemble")
-            result["uncertainty"] = processes.from_first(lambda: assess(context, samples=samples))
+            result["uncertainty"], _ = processes.from_first(lambda: assess(context, samples=samples))
             folder.write_json("result.json", result)
         for spec, other in others.items():
             told = result["uncertainty"].setdefault("ood", {})

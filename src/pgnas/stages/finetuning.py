@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pgnas.errors import ConfigError, RunFolderError
+from pgnas.errors import ConfigError, InputError, RunFolderError
 from pgnas.processes import join
 from pgnas.progress import Progress, SilentReporter
 from pgnas.run_folder import RunFolder, SharedFolder
 from pgnas.run_folder.lock import LOCK_NAME
 from pgnas.run_folder.storage import TEMPORARY_PREFIX
-from pgnas.stages import finishing
+from pgnas.stages import finishing, reporting
 from pgnas.stages.context import Context
 from pgnas.stages.phases import NetworkPhase
 from pgnas.stages.pipeline import do_stage, load_result
@@ -70,15 +70,18 @@ def finetune(
         RunFolderError: The run is not finished, has nothing to train, or was fine-tuned with other settings.
         DivergedError: The loss became NaN or infinite.
     """
-    processes, source = join(), Path(path)
+    processes, source, copied = join(), Path(path), False
     if out is not None and Path(out).absolute() != source.absolute():
-        processes.from_first(lambda: _copy(source, Path(out)))
+        copied = processes.from_first(lambda: _copy(source, Path(out)))
         source = Path(out)
     with SharedFolder.share(processes, lambda: RunFolder.open(source)) as folder:
         context = Context(folder, progress or SilentReporter(), processes=processes)
-        _require_finished(folder)
-        if not folder.stage_done("finetune") and context.found.params == 0:
-            raise RunFolderError(str(source), "has nothing to fine-tune", value="a found network without parameters")
+        try:
+            _check(context)
+        except InputError:
+            if copied and folder.writes:  # it would stand in the way when the cause is mended
+                shutil.rmtree(source, ignore_errors=True)
+            raise
         _note_settings(folder, settings)
         do_stage(context, "finetune", lambda run, store: _train(run, store, settings))
         do_stage(context, "finetune.export", finishing.export, of_the_first=True)
@@ -87,8 +90,25 @@ def finetune(
         return load_result(folder, context)
 
 
-def _copy(source: Path, out: Path) -> None:
-    """A whole copy of a finished run, or the one made before."""
+def _check(run: Context) -> None:
+    """Whatever can be refused is refused here, before anything is noted or trained."""
+    _require_finished(run.folder)
+    if run.folder.stage_done("finetune"):
+        return
+    trained_network(run)
+    if run.found.params == 0:
+        path = str(run.folder.path)
+        raise RunFolderError(path, "has nothing to fine-tune", value="a found network without parameters")
+    run.processes.from_first(lambda: _drawn(run.folder))
+
+
+def _drawn(folder: RunFolder) -> None:
+    """Draw the report, which reads what fine-tuning will read and not write."""
+    reporting.render(folder, read_result(folder))
+
+
+def _copy(source: Path, out: Path) -> bool:
+    """A whole copy of a finished run, or the one made before; whether it was made now."""
     with RunFolder.open(source, writer=False) as folder:
         _require_finished(folder)
     if out.is_dir() and any(out.iterdir()):
@@ -96,12 +116,13 @@ def _copy(source: Path, out: Path) -> None:
             raise RunFolderError(
                 f"--out {out}", f"must be empty or a copy of {source}", value="another folder", remedy="choose another"
             )
-        return
+        return False
     beside = out.absolute().parent / f"{TEMPORARY_PREFIX}{out.name}"
     shutil.rmtree(beside, ignore_errors=True)
     ignored = shutil.ignore_patterns("checkpoints", LOCK_NAME, f"{TEMPORARY_PREFIX}*")
     shutil.copytree(source, beside, ignore=ignored)
     beside.rename(out)  # a kill leaves a whole copy or none
+    return True
 
 
 def _same_bytes(one: Path, other: Path) -> bool:

@@ -17,6 +17,7 @@ from pgnas.stages.reporting import REPORT_NAME
 from pgnas.stages.result import read_result
 from pgnas.stages.searching import trained_network
 from pgnas.stages.store import FolderStore
+from pgnas.stages.training import Score
 
 Facts = dict[str, Any]
 FORMATS = {
@@ -64,12 +65,13 @@ def export(run: Context, store: FolderStore) -> Facts:
 
 
 def evaluate(run: Context, store: FolderStore) -> Facts:
-    """Read the test split, once, and write result.json."""
-    found = run.score(run.posterior, run.data.test)
-    test = run.score(trained_network(run), run.data.test)
-    facts = {"supernet_test": found.metric, "found_test": test.metric, "test_images": test.count}
+    """Read the test split, once by each network, and write result.json."""
+    supernet = run.score(run.posterior, run.data.test)
+    assessed, told = run.processes.from_first(lambda: assess(run))
+    test = Score(**told)
+    facts = {"supernet_test": supernet.metric, "found_test": test.metric, "test_images": test.count}
     result = partial_result(run.folder) | {"full": asdict(run.full), "notes": _notes(run)}
-    result["supernet"] = {**result["supernet"], "test_accuracy": found.metric}
+    result["supernet"] = {**result["supernet"], "test_accuracy": supernet.metric}
     result["found"] = {**result["found"], "test_accuracy": test.metric, "test_loss": test.loss}
     result["found"] |= {"test_images": test.count, "digest": run.architecture.digest}
     result["cap"] = {"macs": None, "params": None, **run.caps}
@@ -80,7 +82,7 @@ def evaluate(run: Context, store: FolderStore) -> Facts:
         result["full"]["latency_ms"] = 1e3 * float(str(sampled["full_latency"]))
     result["found"] |= _intervals(result["found"], len(run.data.estimate))
     result["choice"] = run.processes.from_first(lambda: choice(run))
-    result["uncertainty"] = run.processes.from_first(lambda: assess(run))
+    result["uncertainty"] = assessed
     result["sentence"] = sentence(result)
     run.folder.write_json("result.json", result)
     return facts

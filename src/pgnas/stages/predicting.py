@@ -170,7 +170,7 @@ class _Loader:
 def _average(networks: Iterable[Weighted], loader: _Loader, engine: Engine) -> Predictive:
     found = Predictive()
     for network, weight in networks:
-        found.add(predict(engine.place(network), loader, engine=engine)[0], weight=weight)
+        found.add(predict(engine.place(network), loader, engine=engine).log_probs, weight=weight)
     return found
 
 

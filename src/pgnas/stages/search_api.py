@@ -21,6 +21,7 @@ from pgnas.stages.engine import make_engine, worth_compiling
 from pgnas.stages.epochs import run_epochs
 from pgnas.stages.latency import meet_latency
 from pgnas.stages.recipe import AUGMENTATION_FACTOR, Recipe, calibration_batches, prior_of
+from pgnas.stages.shedding import require_sheddable
 from pgnas.stages.timings import Timings
 from pgnas.stages.training import Loader, Loss, Metric, NoStore, Phase, Score, accuracy
 
@@ -100,7 +101,8 @@ def search(
         latency_batch: Examples a batch whose latency is capped.
         round_to: Numbers of channels are brought up to multiples of this.
         decide_at: ``"25%"`` (default with a cap) or ``"never"`` (default without): see the README.
-        shed: Channels of gates that have closed leave the supernet while it trains; what is returned is whole.
+        shed: Channels of gates that have closed leave the supernet while it trains; what is returned is whole. Not with
+            auxiliary heads.
         candidates: C, how many are drawn and ranked.
         prior: Over the gates; by default Gibbs with a cap, else the paper's with l^2 = 50.
         data_size: N of the ELBO; by default ten times the training examples.
@@ -127,6 +129,8 @@ def search(
         device=device, precision=precision, compile=compile, max_latency=max_latency, latency_batch=latency_batch,
         round_to=round_to, shed="on" if shed else "off", weights_first=weights_first,
     )  # fmt: skip
+    if shed:
+        require_sheddable(supernet)
     _steps(val_loader, "val_loader")
     steps = _steps(train_loader, "train_loader")
     engine = make_engine(device, precision)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pgnas.errors import ConfigError
 from pgnas.nn import Supernet
 from pgnas.nn.shedding import shed_counts
 
@@ -41,6 +42,17 @@ class Pace:
 def affordable(epochs: float, cost: float) -> int:
     """Whole epochs that ``epochs`` of the full network pay for, if one costs ``cost`` of these."""
     return max(0, math.floor(epochs / max(cost, 1e-6) + 1e-9))
+
+
+def require_sheddable(supernet: Supernet) -> None:
+    """Check that a supernet that is asked to shed can.
+
+    Raises:
+        ConfigError: It has auxiliary heads, which read values that would get narrower.
+    """
+    if supernet.has_heads:
+        rule, remedy = "needs a network whose every output is there in evaluation", "leave it out"
+        raise ConfigError("--shed", rule, value="on, with auxiliary heads that only training has", remedy=remedy)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from dataclasses import Field, asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+from pgnas.amounts import require_different
 from pgnas.architecture import Architecture
 from pgnas.config import RunConfig
-from pgnas.errors import ConfigError
 from pgnas.progress import Progress
 from pgnas.run_folder.storage import read_json, to_json, write_bytes
 from pgnas.stages.pipeline import run
@@ -39,13 +39,16 @@ class BenchSettings:
     candidates: int = 64
 
     def __post_init__(self) -> None:
-        for name, values in (("--caps", self.caps), ("--seeds", self.seeds)):
-            if not values or len(set(values)) != len(values):
-                raise ConfigError(name, "must be one or more different values", value=list(values), remedy="list them")
+        require_different("--caps", self.caps, name=_bare)
+        require_different("--seeds", self.seeds)
 
     def run_folder(self, cap: str, seed: int) -> str:
         """Where one search works."""
-        return str(self.out / f"cap{cap.strip().rstrip('%').strip()}-seed{seed}")
+        return str(self.out / f"cap{_bare(cap)}-seed{seed}")
+
+
+def _bare(cap: str) -> str:
+    return cap.strip().rstrip("%").strip()
 
 
 class _Dataclass(Protocol):

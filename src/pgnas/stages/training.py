@@ -212,17 +212,38 @@ def _parts(count: int, parts: int) -> list[slice]:
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, loader: Loader, *, engine: Engine, loss: Loss, metric: Metric = accuracy) -> Score:
+def evaluate(
+    network: nn.Module,
+    loader: Loader,
+    *,
+    engine: Engine,
+    loss: Loss,
+    metric: Metric = accuracy,
+    each: Callable[[Any, Any], None] = lambda outputs, targets: None,
+) -> Score:
     """Score a network on a loader, in eval mode; its mode is left as it was.
 
     Several processes score whole batches in turn, and add up in their order: the score is that of one process to the
     bit.
+
+    Args:
+        network: The network.
+        loader: Batches.
+        engine: Where.
+        loss: As in training.
+        metric: What the score is.
+        each: Is shown the outputs and targets of every batch that this process scores, on its device.
     """
+
+    def judged(outputs: Any, targets: Any) -> Tensor:
+        each(outputs, targets)
+        return metric(outputs, targets)
+
     turn, turns = engine.processes.turn
     rows: list[tuple[float, float, int]] = []
     with evaluation(network), engine.processes.together():
         batches = _every(loader, turns, first=turn)
-        for scores, batch_loss, count in _judged(network, batches, engine=engine, loss=loss, metric=metric):
+        for scores, batch_loss, count in _judged(network, batches, engine=engine, loss=loss, metric=judged):
             rows.append((float(scores.double().mean()), batch_loss, count))
     told = engine.processes.gather(rows)
     metric_sum, loss_sum, count = 0.0, 0.0, 0

@@ -139,9 +139,15 @@ def test_bad_input_is_refused_before_any_cell_and_leaves_nothing(study, changes,
 def test_seeds_and_values_must_differ(tmp_path):
     with pytest.raises(ConfigError, match="--seeds"):
         run_study(Ablation(), settings(tmp_path / "study"), seeds=(1, 1))
-    for make in (lambda: Temperature((0.2, 0.2)), lambda: LengthScale(()), lambda: CandidateCounts((0, 4))):
+    for make in (
+        lambda: Temperature((0.2, 0.2)),
+        lambda: Temperature((0.2, 0.2 + 1e-12)),  # would share a folder
+        lambda: LengthScale(()),
+        lambda: CandidateCounts((0, 4)),
+    ):
         with pytest.raises(ConfigError, match="--values"):
             make()
+    assert CandidateCounts((1_000_000, 1_000_001)).values == (1_000_000, 1_000_001)
 
 
 def test_what_a_preset_says_of_the_varied_setting_is_no_flag(tmp_path, monkeypatch):

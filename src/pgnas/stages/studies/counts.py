@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from matplotlib.figure import Figure
 
+from pgnas.amounts import require_different
 from pgnas.config import RunConfig
 from pgnas.errors import ConfigError
 from pgnas.nn import extract_small
@@ -19,7 +20,6 @@ from pgnas.stages.studies.drawing import draw_rows
 from pgnas.stages.studies.measurements import Measurement
 from pgnas.stages.studies.plan import Cell, Study, Variant
 from pgnas.stages.studies.reading import CellFiles, accuracies_of, candidate_values, samples
-from pgnas.stages.studies.sweep import require_different
 
 WINNERS_NAME = "winners.json"
 """In a cell's folder: test errors by digest."""
@@ -43,7 +43,7 @@ class CandidateCounts(Study):
     }
 
     def __post_init__(self) -> None:
-        require_different(self.values)
+        require_different("--values", self.values)
         if min(self.values) < 1:
             raise ConfigError("--values", "must be 1 or more", value=min(self.values), remedy="drop it")
 

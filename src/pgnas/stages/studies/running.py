@@ -10,6 +10,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from pgnas.amounts import require_different
 from pgnas.config import RunConfig
 from pgnas.config_file import make_config
 from pgnas.errors import ConfigError, InputError, RunFolderError
@@ -117,8 +118,7 @@ def _refuse_varied(study: Study, layers: Sequence[Mapping[str, object]]) -> None
 
 def _checked(study: Study, base: RunConfig, seeds: Sequence[int]) -> tuple[Variant, ...]:
     """The variants, once every cell's settings are known to be good."""
-    if not seeds or len(set(seeds)) != len(seeds):
-        raise ConfigError("--seeds", "must be one or more different numbers", value=list(seeds), remedy="list them")
+    require_different("--seeds", seeds)
     if base.ranking != "exhaustive":
         rule = "must be exhaustive in a study, which needs every candidate's accuracy"
         raise ConfigError("--ranking", rule, value=base.ranking, remedy="leave it out")

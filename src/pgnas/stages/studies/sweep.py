@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from matplotlib.figure import Figure
 
+from pgnas.amounts import require_different
 from pgnas.config import RunConfig
-from pgnas.errors import ConfigError
 from pgnas.stages.studies.drawing import draw_rows
 from pgnas.stages.studies.measurements import Measurement
 from pgnas.stages.studies.plan import Cell, Study, Variant
@@ -31,12 +31,16 @@ class Sweep(Study):
     needed: ClassVar[Mapping[str, object]] = {}
 
     def __post_init__(self) -> None:
-        require_different(self.values)
+        require_different("--values", self.values, name=_written)
 
     def variants(self, base: RunConfig) -> Sequence[Variant]:
         """One a value."""
         return [
-            Variant(f"{self.name}-{value:g}", f"{self.symbol} = {value:g}", {**self.needed, self.setting: value})
+            Variant(
+                f"{self.name}-{_written(value)}",
+                f"{self.symbol} = {_written(value)}",
+                {**self.needed, self.setting: value},
+            )
             for value in self.values
         ]
 
@@ -72,11 +76,5 @@ class Temperature(Sweep):
     varied: ClassVar[Mapping[str, str]] = {"temperature": "use --values"}
 
 
-def require_different(values: Sequence[float]) -> None:
-    """There must be values, and no two the same.
-
-    Raises:
-        ConfigError: It is not so.
-    """
-    if not values or len({f"{value:g}" for value in values}) != len(values):
-        raise ConfigError("--values", "must be one or more different numbers", value=list(values), remedy="list them")
+def _written(value: float) -> str:
+    return f"{value:g}"
