@@ -144,14 +144,14 @@ def test_ctrl_c_on_any_process_stops_all_after_the_same_step_and_nothing_is_lost
     def work(processes):
         store = Kept()
         with pytest.raises(KeyboardInterrupt):
-            search(processes, norm=True, spoil=press, store=store)
+            search(processes, spoil=press, store=store)
         stopped = store.step
-        return stopped, search(processes, norm=True, store=store)
+        return stopped, search(processes, store=store)
 
     first, second = on_processes(tmp_path, work)
     assert first == second
     (tmp_path / "store").unlink()
-    assert first == (2, on_processes(tmp_path, lambda p: search(p, norm=True))[0])
+    assert first == (2, on_processes(tmp_path, search)[0])
 
 
 def test_an_error_that_pgnas_cannot_explain_ends_the_others_with_a_line(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -156,6 +157,7 @@ def fetched_in_order(fetch: Fetch, wanted: WantedBatches, workers: int | None, *
                 batch_sampler=wanted,
                 num_workers=count,
                 collate_fn=_as_it_is,
+                worker_init_fn=_ignore_ctrl_c,
                 pin_memory=pin,
                 generator=torch.Generator(),  # else it would draw from the global one
             )
@@ -193,6 +195,11 @@ def processes_here() -> int:
 
 def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _ignore_ctrl_c(number: int) -> None:
+    """A terminal's Ctrl-C reaches workers, too; the process that they work for lets them finish the step at hand."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _as_it_is(fetched: Any) -> Any:
