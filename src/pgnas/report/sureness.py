@@ -9,7 +9,8 @@ from pgnas.report.values import DASH, Row, count, number, percent, section
 
 NETWORKS = {"found": "found network", "ensemble": "posterior average", "full": "full network"}
 _SCORES = {"nll": "NLL", "brier": "Brier", "ece": "ECE"}
-_TOLD_BY = {"entropy": "entropy", "mutual_information": "mutual information"}
+_TOLD_BY = {"entropy": "", "mutual_information": ", MI"}
+_SHORT = {"found": "Found", "ensemble": "Average", "full": "Full"}
 
 
 def about_the_accuracy(found: Row) -> Iterator[str]:
@@ -84,14 +85,21 @@ def _measured(values: Row, show: Callable[[object], str]) -> str:
 
 
 def _other_data(ood: Row) -> str:
-    lines = []
-    for spec in ood:
-        values = section(ood, str(spec))
-        for name in NETWORKS:
-            for key, title in _TOLD_BY.items():
-                area = number(section(values, name).get(key))
-                if area is not None:
-                    shown = [NETWORKS[name], title, f"{area:.3f}"]
-                    lines.append(page.row(spec, [*map(page.cell, shown[:2]), page.number_cell(shown[2])]))
-    caption = "How well uncertainty tells other data from the test images: area under the ROC curve, 0.5 is chance."
-    return page.table(caption, ["Data", "Network", "Told by", "AUROC"], lines, numbers=(3,))
+    """A row for each other data, a column for each score that any of them has."""
+    told = {str(spec): section(ood, str(spec)) for spec in ood}
+    columns = [
+        (name, key)
+        for name in NETWORKS
+        for key in _TOLD_BY
+        if any(number(section(values, name).get(key)) is not None for values in told.values())
+    ]
+    lines = [
+        page.row(spec, [page.number_cell(_plain(section(values, name).get(key))) for name, key in columns])
+        for spec, values in told.items()
+    ]
+    caption = (
+        "How well uncertainty tells other data from the test images: area under the ROC curve, 0.5 is chance. "
+        "Uncertainty is the entropy of the prediction or, MI, the mutual information of class and network."
+    )
+    titles = [_SHORT[name] + _TOLD_BY[key] for name, key in columns]
+    return page.table(caption, ["Data", *titles], lines, numbers=tuple(range(1, 1 + len(titles))))
