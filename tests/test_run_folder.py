@@ -94,6 +94,16 @@ def test_damaged_settings_are_refused(make_config: Make, tmp_path: Path, text: s
             begin()
 
 
+def test_a_folder_from_before_stream_gates_has_none(make_config: Make) -> None:
+    config = make_config()
+    RunFolder.create_or_resume(config).close()
+    file = Path(config.out) / "config.toml"
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("streams")]
+    file.write_text("\n".join(lines))
+    with RunFolder.open(config.out) as folder:
+        assert folder.config.streams == "off"
+
+
 def test_another_machine_is_noted(make_config: Make, caplog: pytest.LogCaptureFixture) -> None:
     with RunFolder.create_or_resume(make_config()) as folder:
         environment = json.loads(folder.file("env.json").read_text())

@@ -12,6 +12,8 @@ from pgnas.run_folder import storage
 from pgnas.run_folder.lock import LOCK_NAME
 
 CONFIG_NAME = "config.toml"
+_BEFORE = {"streams": "off"}
+"""Settings that folders of earlier versions do not name, and what was done then."""
 
 
 def make(path: Path) -> None:
@@ -61,7 +63,7 @@ def read_config(path: Path) -> RunConfig:
     file = path / CONFIG_NAME
     try:
         settings = parse_settings(file.read_text(encoding="utf-8"), subject=str(file))
-        return make_config(settings, {"out": str(path)}, subject=str(file))
+        return make_config(_BEFORE, settings, {"out": str(path)}, subject=str(file))
     except (ConfigError, OSError, UnicodeDecodeError) as error:
         raise RunFolderError(
             str(path), "must hold the settings of a run", value=str(error), remedy="choose another --out"
