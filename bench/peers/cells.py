@@ -25,6 +25,7 @@ class Cell:
         epochs: The budget, in epochs of the full network; of a trained start the epochs of that network.
         data: What stands for the data in the name.
         dense_share: Share of the budget in which a pruner trains the full network.
+        candidates: Sub-networks that a search ranks.
     """
 
     method: str
@@ -35,6 +36,7 @@ class Cell:
     epochs: int = 20
     data: str = "cifar10"
     dense_share: str = "50%"
+    candidates: int = 64
 
     @property
     def base(self) -> Network:
@@ -45,8 +47,12 @@ class Cell:
     def table(self) -> str:
         """The table that the cell belongs to, as a part of a file's name."""
         cap = f"{self.base.capped}{self.cap.rstrip('%')}"
-        dense = "" if self.dense_share == "50%" else f"-dense{self.dense_share.rstrip('%')}"
-        return f"{self.network}-{cap}-{self.start}-{self.epochs}epochs-{self.data}{dense}"
+        parts = [self.network, cap, self.start, f"{self.epochs}epochs", self.data]
+        if self.dense_share != "50%":
+            parts.append(f"dense{self.dense_share.rstrip('%')}")
+        if self.candidates != 64:
+            parts.append(f"{self.candidates}candidates")
+        return "-".join(parts)
 
     @property
     def name(self) -> str:

@@ -94,6 +94,7 @@ def settings(cell: Cell, work: Work) -> RunConfig:
         f"max_{cell.base.capped}": cell.cap,
         "seed": cell.seed,
         "compile": work.compile,
+        "candidates": cell.candidates,
     }
     if cell.start == "scratch":
         given |= {"budget": str(cell.epochs), **method.settings}

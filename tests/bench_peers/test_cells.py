@@ -21,6 +21,7 @@ def test_cells_that_differ_have_names_that_differ():
         "epochs": [20, 2],
         "data": ["cifar10", "digits"],
         "dense_share": ["50%", "25%"],
+        "candidates": [64, 8],
     }
     assert set(options) == {field.name for field in dataclasses.fields(Cell)}
     cells = [Cell(**dict(zip(options, values, strict=True))) for values in itertools.product(*options.values())]

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from pgnas.nn import measure
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-IMAGES = torch.randn(32, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randn(100, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 class FakeRun:
@@ -45,7 +45,7 @@ class FakeRun:
         return images
 
     def calibration_batches(self) -> list[list[torch.Tensor]]:
-        return [list(batch) for batch in DataLoader(TensorDataset(IMAGES, torch.zeros(32)), batch_size=16)]
+        return [list(batch) for batch in DataLoader(TensorDataset(IMAGES, torch.zeros(100)), batch_size=50)]
 
 
 class _Select:
@@ -65,6 +65,6 @@ def test_a_pruned_network_is_under_the_cap_and_comes_back_from_its_tensors(packa
     back = reshaped(vgg16_bn(width=16), run.kept).eval()
     assert fits(run, back)
     assert not fits(run, vgg16_bn(width=16))
-    assert back(IMAGES).shape == (32, 10)
+    assert back(IMAGES).shape == (100, 10)
     assert facts["spent"] >= 0
     assert copy.deepcopy(back).train()(IMAGES).requires_grad

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,6 +52,11 @@ class Method:
     trained: Callable[[Context], nn.Module]
     settings: Mapping[str, Any] = field(default_factory=dict)
     settings_trained: Mapping[str, Any] = field(default_factory=dict)
+
+
+def base_network(run: Context) -> nn.Module:
+    """The base network with its starting weights; a copy, as the run counts the full network on its own."""
+    return copy.deepcopy(run.built.module)
 
 
 def counts(run: Context, network: nn.Module) -> Counts:
@@ -103,7 +109,7 @@ def train_plainly(
 
 def train_dense(run: Context, store: FolderStore) -> Facts:
     """The stage in which a pruner trains the full network: the first part of the budget, and of the schedule."""
-    network, epochs = run.built.module, run.recipe.decision_epoch
+    network, epochs = base_network(run), run.recipe.decision_epoch
     train_plainly(run, store, network, name="dense", epochs=range(epochs), schedule=run.recipe.schedule)
     run.folder.save_tensors(DENSE, network.state_dict())
     return {"spent": float(epochs)}
@@ -111,7 +117,7 @@ def train_dense(run: Context, store: FolderStore) -> Facts:
 
 def dense_network(run: Context) -> nn.Module:
     """What a pruner prunes: the full network as it trained it, or as it was handed in trained."""
-    network = run.built.module
+    network = base_network(run)
     if run.folder.stage_done("dense"):
         load_state(network, run.folder.load_tensors(DENSE)[0], source=DENSE)
     return run.engine.place(network).eval()
@@ -132,7 +138,7 @@ def keep_pruned(run: Context, network: nn.Module, *, spent: float = 0.0, **facts
 
 def pruned_network(run: Context) -> nn.Module:
     """The pruned network, as pruning left it."""
-    return run.engine.place(reshaped(run.built.module, run.folder.load_tensors(PRUNED)[0]))
+    return run.engine.place(reshaped(base_network(run), run.folder.load_tensors(PRUNED)[0]))
 
 
 def spent_pruning(run: Context) -> float:
@@ -161,7 +167,7 @@ def train_pruned(run: Context, store: FolderStore) -> Facts:
 
 def trained_network(run: Context) -> nn.Module:
     """A network of the base network's form after its training."""
-    return run.engine.place(reshaped(run.built.module, run.folder.load_tensors(TRAINED)[0]))
+    return run.engine.place(reshaped(base_network(run), run.folder.load_tensors(TRAINED)[0]))
 
 
 def pruner(title: str, prune: Stage) -> Method:

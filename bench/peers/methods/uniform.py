@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from bench.peers.methods.base import TRAINED, Facts, Method, counts, fits, train_plainly, trained_network
+from bench.peers.methods.base import TRAINED, Facts, Method, base_network, counts, fits, train_plainly, trained_network
 from torch import nn
 
 from pgnas.seeds import derive_seed
@@ -30,11 +30,6 @@ def narrower(run: Context) -> nn.Module:
     return build_model(spec, **options, image_size=shape.size, seed=seed).module
 
 
-def full(run: Context) -> nn.Module:
-    """The base network itself."""
-    return run.built.module
-
-
 def _train(run: Context, store: FolderStore, *, make: Callable[[Context], nn.Module]) -> Facts:
     network = make(run)
     budget = float(run.epochs if run.budget is None else run.budget)
@@ -46,4 +41,6 @@ def _train(run: Context, store: FolderStore, *, make: Callable[[Context], nn.Mod
 
 
 UNIFORM = Method(title="uniform width", train=functools.partial(_train, make=narrower), trained=trained_network)
-FULL = Method(title="the full network, no cap", train=functools.partial(_train, make=full), trained=trained_network)
+FULL = Method(
+    title="the full network, no cap", train=functools.partial(_train, make=base_network), trained=trained_network
+)
