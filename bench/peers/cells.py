@@ -9,6 +9,9 @@ from typing import Any, Literal, Self
 
 from bench.peers.networks import NETWORKS, Network
 
+from pgnas.amounts import Amount
+from pgnas.nn import Counts
+
 Start = Literal["scratch", "trained"]
 
 
@@ -63,6 +66,11 @@ class Cell:
     def full(self) -> Cell:
         """The cell that trains the full network from which a trained start begins."""
         return replace(self, method="full", start="scratch")
+
+    def caps(self, full: Counts) -> dict[str, int]:
+        """What is capped, to its cap as a count, for the counts of the full network."""
+        kind = self.base.capped
+        return {kind: int(Amount.parse(self.cap, subject="--cap").of(getattr(full, kind)))}
 
     def result(self, out: Path) -> Path:
         """Its result, in the folder of the bench."""

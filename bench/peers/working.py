@@ -30,6 +30,8 @@ from pgnas.stages.store import FolderStore
 from pgnas.stages.training import recalibrate
 
 IMAGE_SIZE = 16
+DECIDED_AT = "25%"
+"""As of a search under a cap; random search has none of its own, so it must be said."""
 TUNING_LR = 0.03
 """Peak learning rate of the extra epochs after a trained start."""
 PACKAGES = ("torch", "pgnas", "torch-pruning", "nvidia-modelopt")
@@ -103,8 +105,9 @@ def settings(cell: Cell, work: Work) -> RunConfig:
     else:
         given |= {"epochs": 1, "weights": str(trained_full(cell, work)), **method.settings_trained}
     if cell.method == "random":
+        del given[f"max_{cell.base.capped}"]
         shape = (work.channels, IMAGE_SIZE, IMAGE_SIZE)
-        given |= random_settings(cell, shape, RunConfig(**given))
+        given = {"decide_at": DECIDED_AT, **given, **random_settings(cell, shape)}
     return RunConfig(**given)
 
 
@@ -167,6 +170,7 @@ def _both(run: Context, network: nn.Module) -> dict[str, float]:
 
 def _result(run: Context, method: Method, cell: Cell) -> dict[str, Any]:
     facts: Any = run.folder.stage_facts("scores")
+    caps = cell.caps(run.full)
     found, spent = facts["counts"], method.spent(run)
     epochs = int(str(run.folder.stage_facts("train").get("epochs", 0)))
     trained = budget.of_training(epochs, macs=found["macs"], full_macs=run.full.macs)
@@ -176,8 +180,8 @@ def _result(run: Context, method: Method, cell: Cell) -> dict[str, Any]:
         **facts["scores"],
         "full": asdict(run.full),
         "found": found,
-        "cap": dict(run.caps),
-        "cap_met": all(found[kind] <= cap for kind, cap in run.caps.items()),
+        "cap": caps,
+        "cap_met": all(found[kind] <= cap for kind, cap in caps.items()),
         "compute": {"finding": spent, "training": trained, "total": spent + trained},
         "epochs_trained": epochs,
         "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},

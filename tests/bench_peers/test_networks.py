@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import torch
-from bench.peers.methods.pgnas_search import FIT, SAMPLES, drop_rate
+from bench.peers.methods.pgnas_search import STEPS, drop_rate
 from bench.peers.networks import reshaped, vgg16_bn
 from torch import nn
 
-from pgnas import extract, measure, supernet
-from pgnas.nn.cost import count_plan
+from pgnas import measure, supernet
+from pgnas.seeds import derive_seed
+from pgnas.stages.candidates import draw
 
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -29,13 +30,15 @@ def test_a_base_network_takes_the_shapes_of_a_narrower_one():
     assert all(parameter.grad is not None for parameter in made.parameters())
 
 
-def test_random_networks_at_the_drop_rate_are_under_the_cap_and_near_it():
-    made = supernet(vgg16_bn(width=4), IMAGES)
+def test_all_random_candidates_are_under_the_cap_and_no_lower_rate_has_that():
+    made = supernet(vgg16_bn(width=2), IMAGES)
     full = made.count(made.open()).params
-    rate = drop_rate(made, {"params": 0.4 * full}, seed=0)
-    generator = torch.Generator().manual_seed(1)
-    uniform = torch.rand(SAMPLES, made.gates.units, generator=generator)
-    params = [count_plan(made.graph, made.plan_units(row < 1 - rate)).params / full for row in uniform]
-    assert sum(share <= 0.4 for share in params) >= FIT - 4
-    assert sum(params) / SAMPLES > 0.3
-    assert measure(extract(made, made.open()), (IMAGES,)).params == full
+    caps = {"params": int(0.4 * full)}
+    rate = drop_rate(made, caps, seed=3, count=4)
+
+    def params(drop: float) -> list[int]:
+        made.gates.fix_(1 - drop)
+        generator = torch.Generator().manual_seed(derive_seed(3, "candidates"))
+        return [c.counts.params for c in draw(made, 4, {}, generator=generator, with_mode=False)]
+
+    assert max(params(rate)) <= caps["params"] < max(params(rate - 2**-STEPS))

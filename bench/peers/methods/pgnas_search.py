@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from bench.peers.cells import Cell
 from bench.peers.methods.base import Method
-from torch import Tensor, nn
+from torch import nn
 
 from pgnas.nn import Supernet, supernet
-from pgnas.nn.cost import count_plan
 from pgnas.seeds import derive_seed
 from pgnas.stages import searching
+from pgnas.stages.candidates import draw
 from pgnas.stages.context import Context
 from pgnas.stages.pipeline import STAGES
-from pgnas.stages.recipe import caps_of
 from pgnas.supernets import build_model
 
 SEARCH_EPOCHS = 3
 """Epochs of the search from a trained full network."""
 SEARCH_LR = 0.03
 """Its peak learning rate: that with which the networks found are tuned as well."""
-SAMPLES = 32
-"""Random sub-networks that find the drop rate of random search."""
-FIT = 31
-"""So many of them are under the cap: what is over it is repaired, and then no longer random."""
 STEPS = 9
 """Halvings of the interval of rates: to 2^-9."""
 
@@ -58,38 +53,37 @@ PGNAS = search("PGNAS")
 RANDOM = search("random dropout search")
 
 
-def random_settings(cell: Cell, shape: tuple[int, ...], config: Any) -> dict[str, float]:
-    """The drop rate of random search: the least at which nearly every random sub-network is under the cap.
+def random_settings(cell: Cell, shape: tuple[int, ...]) -> dict[str, Any]:
+    """The settings of random search: the least drop rate at which all its candidates are under the cell's cap.
+
+    ``--fixed-drop`` takes no cap beside it, since what is closed to meet one is not random.
 
     Args:
         cell: The cell.
         shape: (C, H, W) of the images.
-        config: The settings of the run, whose caps count.
     """
     channels, *size = shape
     built = build_model(cell.base.spec, in_channels=channels, num_classes=10, image_size=tuple(size), seed=cell.seed)
     made = supernet(built.module, torch.zeros(2, *shape))
-    full = made.count(made.open())
-    caps = caps_of(config, {"params": full.params, "macs": full.macs})
-    return {"fixed_drop": drop_rate(made, dict(caps), seed=cell.seed)}
+    rate = drop_rate(made, cell.caps(made.count(made.open())), seed=cell.seed, count=cell.candidates)
+    return {"fixed_drop": rate, "prior": "bernoulli"}
 
 
-def drop_rate(made: Supernet, caps: dict[Any, float], *, seed: int) -> float:
-    """The least drop rate at which ``FIT`` of ``SAMPLES`` random architectures are under the caps.
+def drop_rate(made: Supernet, caps: Mapping[str, int], *, seed: int, count: int) -> float:
+    """The least drop rate at which the candidates that a run with this seed draws are all under the caps.
 
-    The same draws decide about every rate, so that their costs grow with the keep probability.
+    Args:
+        made: The supernet (its gates are changed).
+        caps: The caps.
+        seed: Of the run.
+        count: How many candidates it draws.
     """
-    generator = torch.Generator().manual_seed(derive_seed(seed, "drop rate"))
-    uniform = torch.rand(SAMPLES, made.gates.units, generator=generator)
     low, high = 0.0, 1.0
     for _ in range(STEPS):
         keep = (low + high) / 2
-        over = (row for row in uniform if not _is_under(made, row < keep, caps))
-        too_many = len(list(itertools.islice(over, SAMPLES - FIT + 1))) > SAMPLES - FIT
-        low, high = (low, keep) if too_many else (keep, high)
-    return round(1 - low, 6)
-
-
-def _is_under(made: Supernet, kept: Tensor, caps: dict[Any, float]) -> bool:
-    counts = count_plan(made.graph, made.plan_units(kept))
-    return all(getattr(counts, kind) <= cap for kind, cap in caps.items())
+        made.gates.fix_(keep)
+        generator = torch.Generator().manual_seed(derive_seed(seed, "candidates"))
+        drawn = draw(made, count, {}, generator=generator, with_mode=False)
+        is_under = all(getattr(c.counts, kind) <= cap for c in drawn for kind, cap in caps.items())
+        low, high = (keep, high) if is_under else (low, keep)
+    return 1 - low
