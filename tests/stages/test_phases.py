@@ -12,6 +12,7 @@ from torch.nn import functional as F
 import pgnas
 from pgnas.bayes import BernoulliPrior, GibbsPrior, PaperPrior
 from pgnas.progress import SilentReporter
+from pgnas.stages import phases
 from pgnas.stages.engine import CompiledForward, make_engine, worth_compiling
 from pgnas.stages.epochs import run_epochs
 from pgnas.stages.phases import PosteriorPhase, PosteriorSettings
@@ -140,3 +141,16 @@ def test_weights_learn_alone_at_first_and_the_cap_does_not_press_yet(engine):
     shares = phase.measure()["keep_by_gate"]
     assert set(shares) == {"1 skip", "1 conv"}
     assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_the_same_relative_excess_over_a_cap_weighs_the_same_under_any_low_cap():
+    """In shares of the full network all excesses over a low cap are small; the tuned constants hold at 40 %."""
+    tuned = phases._controller(0.4)
+    assert (tuned.step, tuned.damping) == (phases.DUAL_STEP, phases.DAMPING)
+    assert phases._controller(0.8) == tuned
+    weights = []
+    for share in (0.02, 0.065, 0.25, 0.4):
+        controller = phases._controller(share).update(1.5 * share, share)
+        weights.append((controller.multiplier * share, float(controller.penalty(torch.tensor(1.5 * share)))))
+    for weight in weights[1:]:
+        assert weight == pytest.approx(weights[0], rel=1e-4)

@@ -23,8 +23,12 @@ DECIDED = 0.05
 """A gate is decided if its keep probability is within this of 0 or 1."""
 
 
-DUAL_STEP, DAMPING = 0.02, 50.0
-"""Of the caps' controller: small dual steps and strong damping, so that the cost follows the falling target closely."""
+DUAL_STEP, DAMPING, TUNED_CAP = 0.02, 50.0, 0.4
+"""Of the caps' controller: small dual steps and strong damping, so that the cost follows the falling target closely.
+
+Tuned at a cap of 40 %. Under a lower cap both grow with 1/cap^2, so that the same excess relative to the cap weighs the
+same: in shares of the full network all that is left above a cap of 6 % is small, and what a channel saves is too.
+"""
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ class PosteriorPhase(Phase):
         if settings.logit_lr is not None:
             adam = torch.optim.Adam(supernet.gates.parameters(), lr=settings.logit_lr)
             self.logits["logits"] = engine.optimizer(adam)
-        self.controllers = {kind: CapController(step=DUAL_STEP, damping=DAMPING) for kind in settings.caps}
+        self.controllers = {kind: _controller(share) for kind, share in settings.caps.items()}
         self._costs: dict[CostName, Tensor] = {}
 
     def _adopt(self, supernet: Supernet | ShedSupernet, momentum: Mapping[str, Tensor]) -> None:
@@ -258,6 +262,12 @@ class PosteriorPhase(Phase):
         """Each weight's momentum, by the weight's name; 0 where channels left."""
         found = momentum_of(self.weights, dict(self.supernet.body.named_parameters()))
         return self.supernet.put(found) if isinstance(self.supernet, ShedSupernet) else found
+
+
+def _controller(share: float) -> CapController:
+    """That of a cap, as a share of the full network's cost."""
+    stiffer = max(1.0, TUNED_CAP / share) ** 2
+    return CapController(step=stiffer * DUAL_STEP, damping=stiffer * DAMPING)
 
 
 class NetworkPhase(Phase):
