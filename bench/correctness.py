@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pgnas.nn import extract_small
 from pgnas.progress import SilentReporter
@@ -61,15 +60,12 @@ def main() -> None:
 
 def _judge(context: Context, calibration: list | None):
     """What one extracted network gets right, bool (images,)."""
-    halves = (context.data.select, context.data.estimate)
+    select, estimate = context.data.select, context.data.estimate
+    first = context.recipe.judge(lambda examples: context.held_out(select.take(examples)), calibration)
+    second = context.recipe.judge(lambda examples: context.held_out(estimate.take(examples)), None)  # as it is by then
 
     def judge(network: torch.nn.Module) -> np.ndarray:
-        found: list[Tensor] = []
-        for half in halves:
-            scorer = context.recipe.judge(
-                lambda examples, half=half: context.held_out(half.take(examples)), calibration
-            )
-            found.append(scorer(network, torch.arange(len(half)))[0])
+        found = first(network, torch.arange(len(select)))[0], second(network, torch.arange(len(estimate)))[0]
         return torch.cat(found).bool().numpy()
 
     return judge

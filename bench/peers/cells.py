@@ -11,6 +11,7 @@ from bench.peers.networks import NETWORKS, Network
 
 from pgnas.amounts import Amount
 from pgnas.nn import Counts
+from pgnas.run_folder.storage import to_json, write_bytes
 
 Start = Literal["scratch", "trained"]
 
@@ -84,9 +85,7 @@ class Cell:
         """Keep its result; a kill leaves the whole file or none."""
         path = self.result(out)
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".part")
-        beside.write_text(json.dumps({"cell": asdict(self), **values}, indent=2) + "\n")
-        beside.replace(path)
+        write_bytes(path, f"{to_json({'cell': asdict(self), **values}, indent=2)}\n".encode())
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Self:

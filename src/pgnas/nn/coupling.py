@@ -42,21 +42,15 @@ def gated_values(graph: ChannelGraph, sites: Sequence[Site]) -> set[str]:
 def coupled_values(graph: ChannelGraph, sites: Sequence[Site]) -> list[Coupled]:
     """The values that several gated layers read; values that are summed or multiplied count as one."""
     tied = find_tied(graph)
-
-    def find(name: str) -> str:
-        return tied.get(name, name)
-
     readers: dict[str, list[str]] = {}
     for site in sites:
-        for root in dict.fromkeys(find(run.origin) for run in graph.sources(site.source)):
+        for root in dict.fromkeys(tied[run.origin] for run in graph.sources(site.source)):
             readers.setdefault(root, []).append(site.layer)
     members: dict[str, list[str]] = {}
     for name, op in graph.ops.items():
         is_origin = op.source_runs() is None and not _joined(graph, name)
-        if is_origin and find(name) in readers:
-            members.setdefault(find(name), []).append(name)
-        elif find(name) in readers:
-            members.setdefault(find(name), []).extend(_parts(graph, name))
+        if tied[name] in readers:
+            members.setdefault(tied[name], []).extend([name] if is_origin else _parts(graph, name))
     return [
         Coupled(tuple(dict.fromkeys(members.get(root, [root]))), graph.value(root).channels, tuple(found))
         for root, found in readers.items()
@@ -65,7 +59,7 @@ def coupled_values(graph: ChannelGraph, sites: Sequence[Site]) -> list[Coupled]:
 
 
 def find_tied(graph: ChannelGraph, *, only: Callable[[str], bool] = lambda _: True) -> dict[str, str]:
-    """Values whose channels operations join one to one: each such node to one that stands for all it is joined with.
+    """Values whose channels operations join one to one: every node to one that stands for all it is joined with.
 
     Args:
         graph: The analysed network.

@@ -183,12 +183,12 @@ class _Surrogate:
             slot = self.slot_starts[-1] + torch.arange(sizes[behind.gate])
             slot_units.append(firsts[behind.gate] + torch.arange(sizes[behind.gate]))
             closing.append(torch.stack([slot, torch.full_like(slot, firsts[option.gate] + (option.option or 0))]))
-            closing += self._streams(behind, firsts, self.slot_starts[-1])
+            closing.append(self._streams(behind, firsts, self.slot_starts[-1]))
         self.slot_unit = torch.cat(slot_units)
         self.slot_layer = torch.full((len(self.slot_unit),), -1)
         self.first_slot = dict(zip(self.site_of_node, self.slot_starts, strict=False))
-        for site, start in zip(sites, self.slot_starts, strict=False):
-            closing += self._streams(site, firsts, start)
+        starts = zip(sites, self.slot_starts, strict=False)
+        closing += [self._streams(site, firsts, start) for site, start in starts]
         self.entries = [torch.stack([torch.arange(len(self.slot_unit)), self.slot_unit]), *closing]
         self.entries += [self._groups_behind(site, firsts) for site in sites]
         self.layers: list[_Layer] = []
@@ -197,13 +197,11 @@ class _Surrogate:
         self.readings: list[Tensor] = []
 
     @staticmethod
-    def _streams(site: Site, firsts: dict[str, int], slot: int) -> list[Tensor]:
+    def _streams(site: Site, firsts: dict[str, int], slot: int) -> Tensor:
         """(slot, unit) entries of the stream gates that a site's slots, from ``slot`` on, obey as well."""
-        channels = (site.unit_of_channel[part.start : part.start + len(part.units)] for part in site.streams)
-        return [
-            torch.stack([slot + own, firsts[part.gate] + part.units])
-            for own, part in zip(channels, site.streams, strict=True)
-        ]
+        units = site.stream_units(firsts, without=-1)
+        obeys = units >= 0
+        return torch.stack([slot + site.unit_of_channel[obeys], units[obeys]])
 
     def _groups_behind(self, site: Site, firsts: dict[str, int]) -> Tensor:
         """(slot, unit) entries of channels that a gated group makes: they are alive only if that group is open too."""

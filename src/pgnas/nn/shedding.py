@@ -78,10 +78,11 @@ class ShedSupernet(nn.Module):
         """The output of the whole supernet: see there. The noise is for all U units, those shed included."""
         values = self.full.gate_values(inputs[0], noise, training=self.training)
         masks = [values.index_select(1, units) for units in self._units()]
-        if any(site.streams for site in self.full.space.sites):
+        streams = self._streams()
+        if any(units is not None for units in streams):
             padded = nn.functional.pad(values, (0, 1), value=1.0)  # -1: no stream gate
-            streams = [None if units is None else padded[:, units] for units in self._streams()]
-            masks = [mask if stream is None else mask * stream for mask, stream in zip(masks, streams, strict=True)]
+            both = zip(masks, streams, strict=True)
+            masks = [mask if units is None else mask * padded[:, units] for mask, units in both]
         return self.body(*inputs, masks + list(site_masks(self._operations, self.gates.split(values)).values()))
 
     def _units(self) -> list[Tensor]:

@@ -68,7 +68,7 @@ def _readings(graph: ChannelGraph, site: Site, tied: dict[str, str]) -> list[_Re
         made = graph.value(run.origin).channels
         if made and run.channels % made == 0:  # else a part of what was made
             units = torch.arange(made).repeat_interleave(run.channels // made)
-            found.append(_Reading(site, tied.get(run.origin, run.origin), run.start, units))
+            found.append(_Reading(site, tied[run.origin], run.start, units))
     return found
 
 
