@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import math
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,44 +13,24 @@ from bench.peers.methods import METHODS
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pgnas.stages.studies import measurements
+
 Result = dict[str, Any]
 OURS = "pgnas"
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Numbers over seeds.
-
-    Attributes:
-        mean: Their mean.
-        deviation: Their standard deviation; NaN of a single one.
-        count: How many.
-    """
-
-    mean: float
-    deviation: float
-    count: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """Of one number or more."""
-        deviation = statistics.stdev(values) if len(values) > 1 else math.nan
-        return cls(statistics.mean(values), deviation, len(values))
-
-    @property
-    def error(self) -> float:
-        """The standard error of the mean."""
-        return self.deviation / math.sqrt(self.count)
+class Spread(measurements.Spread):
+    """Numbers over seeds, and which side of 0 they are on."""
 
     @property
     def is_ahead(self) -> bool:
         """Whether the mean is above 0 by more than two standard errors."""
-        return self.count > 1 and self.mean > 2 * self.error
+        return self.error is not None and self.mean > 2 * self.error
 
     @property
     def is_behind(self) -> bool:
         """Whether it is below 0 by more than two."""
-        return self.count > 1 and -self.mean > 2 * self.error
+        return self.error is not None and -self.mean > 2 * self.error
 
 
 def accuracy(result: Result, column: str) -> float | None:
@@ -150,13 +128,13 @@ def _row(title: str, results: list[Result], shown: dict[str, str]) -> list[str]:
 
 def _spread(spread: Spread, digits: int) -> str:
     mean = f"{spread.mean:.{digits}f}"
-    return mean if math.isnan(spread.deviation) else f"{mean} ± {spread.deviation:.{digits}f}"
+    return mean if spread.deviation is None else f"{mean} ± {spread.deviation:.{digits}f}"
 
 
 def _difference(spread: Spread | None) -> str:
     if spread is None:
         return "–"
-    if math.isnan(spread.deviation):
+    if spread.error is None:
         return f"{spread.mean:+.2f}"
     verdict = " ahead" if spread.is_ahead else " behind" if spread.is_behind else ""
     return f"{spread.mean:+.2f} ({spread.error:.2f}){verdict}"
