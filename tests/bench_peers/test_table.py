@@ -74,3 +74,11 @@ def test_tables_and_plots_are_written(make_result: Make, tmp_path: Path):
 def test_without_results_nothing_is_written(tmp_path: Path):
     assert "no results" in write_tables([], tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_full_network_has_no_cap_to_meet(make_result: Make):
+    full = make_result("full", 0, None, 0.8) | {"cap_met": False}
+    ((_, rows),) = grouped([full, make_result("pgnas", 0, 0.5, 0.8)]).items()
+    shown = {line.split(" | ")[0]: line for line in markdown(rows).splitlines()}
+    assert "0 of 1" not in shown[next(name for name in shown if "full" in name)]
+    assert "1 of 1" in shown["| PGNAS"]

@@ -18,7 +18,7 @@ from pgnas.architecture import Architecture
 from pgnas.cli import main
 from pgnas.config import RunConfig
 from pgnas.errors import ConfigError, RunFolderError
-from pgnas.report.front import undominated
+from pgnas.report.front import front_figure, undominated
 from pgnas.stages import exporting, finishing
 from pgnas.stages.front import FrontSettings, front
 from pgnas.stages.schedule import cosine_schedule
@@ -165,3 +165,12 @@ def test_a_point_is_dominated_by_one_that_costs_no_more_and_is_no_worse():
         {"macs": 3, "val_accuracy": 0.9}, {"macs": 4, "val_accuracy": 0.8}, {"macs": 4, "val_accuracy": 0.95},
     ]  # fmt: skip
     assert undominated(points, "macs") == [True, False, True, True, False, True]
+
+
+def test_the_legend_names_points_that_only_a_later_panel_shows_dominated():
+    costs = [(1, 9, 0.5), (2, 8, 0.6)]  # by parameters the second costs less and is better
+    shared = {"test_accuracy": 0.5, "cap": "50%"}
+    points = [{"macs": macs, "params": params, "val_accuracy": val, **shared} for macs, params, val in costs]
+    assert front_figure(points, "macs").count("dominated (validation)") == 1
+    del points[0]
+    assert "dominated (validation)" not in front_figure(points, "macs")

@@ -44,7 +44,8 @@ def front_figure(points: Sequence[Row], kind: str) -> str:
         for axes, shown in zip(panels, kinds, strict=True):
             _draw(axes, points, shown)
         panels[0].set_ylabel("accuracy, %")
-        panels[0].legend(frameon=False)
+        entries = {name: line for axes in panels for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+        panels[0].legend(entries.values(), entries.keys(), frameon=False)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
