@@ -115,6 +115,24 @@ def test_candidates_under_a_cap_have_round_numbers_of_channels(supernet, round_t
         assert all(len(kept) % round_to == 0 for kept in candidate.architecture.kept.values())
 
 
+@pytest.mark.parametrize("round_to", [2, 4])
+@pytest.mark.parametrize("share", [0.2, 0.35, 0.5, 0.7])
+def test_rounding_closes_nothing_that_the_cap_has_room_for(supernet, share, round_to):
+    everything, shaper = supernet.open(), Shaper(supernet, round_to=round_to)
+    caps = {"macs": int(share * supernet.count(everything).macs)}
+    candidate = Fitter(supernet, caps, shaper).fit(everything)
+    kept = supernet.gates.mask(candidate.architecture)
+    assert candidate.repaired == int((~kept).sum()) > 0
+    logits = supernet.gates.logits().detach()
+    for group in supernet.gates.group_of_unit.unique():
+        closed = ~kept & (supernet.gates.group_of_unit == group)
+        if closed.any():
+            more = kept.clone()
+            more[torch.where(closed, logits, -torch.inf).argmax()] = True
+            opened = supernet.gates.architecture(shaper.shape(more))
+            assert supernet.count(opened).macs > caps["macs"]
+
+
 def test_a_latency_cap_is_kept_by_the_prediction(supernet):
     supernet.device_costs = measure_device(supernet.graph)
     cap = 0.7 * supernet.latency(supernet.open())

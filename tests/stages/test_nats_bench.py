@@ -49,6 +49,19 @@ def test_under_a_cap_no_cheaper_row_is_nearer(path: Path) -> None:
     assert table.accuracy(found.row) == pytest.approx(100 - 1e3 / found.flops**0.5)
 
 
+def test_rounding_leaves_no_flops_unused_that_the_search_used(path: Path) -> None:
+    table, flops, kept = SizeTable(path), columns()["flops"], [12.0, 28.0, 18.0, 32.0, 28.0]
+    cap = 0.064 * table.largest
+    use = size_macs(kept)
+    plain, found = table.nearest(kept, cap), table.nearest(kept, cap, use=use)
+    assert plain.flops < 0.9 * use < found.flops <= cap
+    by_widths = dict(zip(map(tuple, WIDTHS.tolist()), flops.tolist(), strict=True))
+    for place in range(5):
+        larger = tuple(width + 8 * (place == other) for other, width in enumerate(found.widths))
+        assert by_widths.get(larger, np.inf) > min(use, cap)
+    assert table.nearest([64.0] * 5, table.largest, use=2 * table.largest).widths == (64,) * 5
+
+
 def test_references_are_the_tables_own(path: Path) -> None:
     table = SizeTable(path)
     found = table.references(0.25 * table.largest)
@@ -99,7 +112,8 @@ def test_a_search_ends_in_a_row_under_the_cap_and_a_rerun_repeats_nothing(path: 
     assert 0.5 * cap < found["flops"] <= cap
     assert finding["share"] == found["flops"] / table.largest
     assert finding["accuracy"] == table.accuracy(found["row"])
-    assert table.nearest([8 * kept for kept in finding["kept"]], cap).row == found["row"]
+    widths = [8 * kept for kept in finding["kept"]]
+    assert table.nearest(widths, cap, use=size_macs(widths)).row == found["row"]
     runs = [folder for folder in out.iterdir() if folder.is_dir()]
     assert [run.name for run in runs] == ["cap20-seed3"]
     before = {run: (run / "posterior.safetensors").stat().st_mtime_ns for run in runs}

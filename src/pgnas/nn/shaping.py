@@ -108,10 +108,13 @@ class Shaper:
         supernet: The supernet.
         reads_all: Where layers read all of a value of which they want a part; None: nowhere.
         round_to: Numbers of channels are brought up to multiples of this, if the network is wide enough.
+
+    Attributes:
+        round_to: As given.
     """
 
     def __init__(self, supernet: Supernet, *, reads_all: PickRule | None = None, round_to: int = 1) -> None:
-        self._supernet, self._reads_all, self._round_to = supernet, reads_all, round_to
+        self._supernet, self._reads_all, self.round_to = supernet, reads_all, round_to
         graph, first = supernet.graph, supernet.gates.first_units()
         self._units = {site.node: _both_units(site, first) for site in supernet.space.sites}
         self._readings: dict[str, list[_Reading]] = {}  # by what is read
@@ -130,7 +133,7 @@ class Shaper:
         kept = kept.clone()
         if self._reads_all is not None:
             self._widen(kept)
-        if self._round_to > 1:
+        if self.round_to > 1:
             for _ in range(3):  # gates that several layers share may take more than one round
                 before = kept.clone()
                 self._round_values(kept)
@@ -204,7 +207,7 @@ class Shaper:
                 alive.add(name)
             readings = [r for r in self._readings.get(name, []) if r.site.node in alive]
             readings = _whole_readers(readings, kept, computed)
-            missing = -int(computed.sum()) % self._round_to
+            missing = -int(computed.sum()) % self.round_to
             if not readings or not missing or not computed.any():
                 return more
             closed = live & ~computed
@@ -217,7 +220,7 @@ class Shaper:
                     kept[reading.units.reshape(len(computed), -1)[channel]] = True
                 opened = [_open(kept, r.units).reshape(len(computed), -1).any(1) for r in readings]
                 more = torch.stack(opened).any(0) & live & ~computed  # a unit may hold more channels than one
-                missing = -int((computed | more).sum()) % self._round_to
+                missing = -int((computed | more).sum()) % self.round_to
             return more
 
         self._supernet.plan_units(kept, extend=extend)
@@ -230,7 +233,7 @@ class Shaper:
             if not plan.reads[site.node]:
                 continue
             reads, units = plan.reads[site.node][0], self._units[site.node]
-            missing = -int(reads.sum()) % self._round_to
+            missing = -int(reads.sum()) % self.round_to
             there = self._there(plan, site) & ~reads
             if not missing or int(there.sum()) < missing:
                 continue

@@ -144,9 +144,34 @@ class Fitter:
 
         closed = self._closings(lambda count: self._fits(closing(count)), len(order)) if self._caps else 0
         shaped = closing(closed)
+        if closed and self._shaper.round_to > 1:
+            shaped = self._fill(shaped, order[:closed])
+            closed = int((~shaped[order[:closed]]).sum())
         counts, latency = self._costs(shaped)
         architecture = self._supernet.gates.architecture(shaped)
         return Candidate(architecture, counts, is_mode, closed + exchanged, latency=latency)
+
+    def _fill(self, shaped: Tensor, closed: Tensor) -> Tensor:
+        """Open again what fits, the most probable first, group by group until the next units of each are too many.
+
+        Rounding opens as many units as closing took until a whole multiple goes: more are closed than caps ask for.
+
+        Args:
+            shaped: Units of an architecture that fits, bool (U,).
+            closed: Units that were closed for it, the least probable first.
+        """
+        groups, full = self._supernet.gates.group_of_unit.tolist(), set[int]()
+        for unit in reversed(closed.tolist()):
+            if shaped[unit] or groups[unit] in full:
+                continue
+            opened = shaped.clone()
+            opened[unit] = True
+            opened = self._shaper.shape(opened)
+            if self._fits(opened):
+                shaped = opened
+            else:
+                full.add(groups[unit])
+        return shaped
 
     def _exchange(self, kept: Tensor) -> tuple[Tensor, int]:
         """Exchange options for cheaper ones until the caps are met or there are none; how many exchanges it took.

@@ -2,8 +2,9 @@
 
 For each cap and seed the posterior of a narrower ``nats-size`` network is learned on smaller images, with one gate a
 width. Candidates are ranked on held-out images. Of the best one the kept channels of each gate are counted and
-multiplied by 64 / width; the table's row nearest to these five widths, among those under the cap, is the result. Which
-channels are kept does not matter to the row: they are interchangeable. Its accuracy is read when the search is over.
+multiplied by 64 / width. The table's row nearest to these five widths is the result, among those under the cap of which
+no width could grow within the flops that the five cost. Which channels are kept does not matter to the row: they are
+interchangeable. Its accuracy is read when the search is over.
 """
 
 from __future__ import annotations
@@ -67,7 +68,6 @@ class SizeBench(BenchSettings):
             max_macs=f"{100 * supernet_share(self.share(cap), self.width):.6f}%",
             decide_at="never",
             candidates=self.candidates,
-            round_to=self.width * MULTIPLE // LARGEST,
             streams="off",  # all readers of a value share its gate already: none ever picks
             avoid_selections="off",
             seed=seed,
@@ -148,8 +148,8 @@ def _search(settings: SizeBench, table: SizeTable, progress: Progress, cap: str,
     """One search, and then its row."""
     architecture, facts = search_once(settings.config(cap, seed), progress)
     kept = kept_widths(nats_size(width=settings.width), architecture)
-    scale = LARGEST / settings.width
-    network = table.nearest([scale * channels for channels in kept], settings.share(cap) * table.largest)
+    widths = [channels * LARGEST / settings.width for channels in kept]
+    network = table.nearest(widths, settings.share(cap) * table.largest, use=size_macs(widths))
     share, accuracy = network.flops / table.largest, table.accuracy(network.row)
     return SizeFinding(cap, seed, kept, network, share, accuracy, **facts)
 

@@ -6,6 +6,9 @@ accuracies. A search reads costs alone; accuracies score what it found, when it 
 
 from __future__ import annotations
 
+import functools
+import math
+import operator
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +19,7 @@ import numpy as np
 
 from pgnas.errors import ConfigError, FileError
 from pgnas.supernets.nats_cells import EDGES, all_cells, format_cell
+from pgnas.supernets.nats_size import MULTIPLE
 
 WIDTHS = ("c1", "c2", "c3", "c4", "c5")
 COSTS = ("params", "flops")
@@ -89,21 +93,39 @@ class SizeTable:
         """Flops of the most expensive network."""
         return int(self._flops.max())
 
-    def nearest(self, widths: Sequence[float], cap: float) -> SizeRow:
+    def nearest(self, widths: Sequence[float], cap: float, *, use: float = 0.0) -> SizeRow:
         """The network of at most ``cap`` flops whose widths are nearest to these, in the sum of squared differences.
 
         Without a cap that is each width rounded to its nearest allowed value. Of equally near ones the most
         expensive. Accuracies are not looked at.
+
+        Args:
+            widths: Five widths, not rounded.
+            cap: The most flops.
+            use: Flops that rounding should not leave unused, at most ``cap`` of which count: networks of which one
+                width could grow to the next within these are left out.
 
         Raises:
             ConfigError: No network is that cheap.
         """
         self._require(cap)
         distance = ((self._widths - np.asarray(widths, dtype=np.float64)) ** 2).sum(1)
-        distance[self._flops > cap] = np.inf
+        distance[(self._flops > cap) | (self._next_flops <= min(use, cap))] = np.inf
         row = int(np.lexsort((-self._flops, distance))[0])
         found = tuple(int(width) for width in self._widths[row])
         return SizeRow(row, found, int(self._params[row]), int(self._flops[row]))
+
+    @functools.cached_property
+    def _next_flops(self) -> np.ndarray[Any, Any]:
+        """Of each row the least flops with one width a step larger, (rows,); infinite if the table has none."""
+        flops = {tuple(row): cost for row, cost in zip(self._widths.tolist(), self._flops.tolist(), strict=True)}
+        steps = [tuple(MULTIPLE * (place == other) for other in range(len(WIDTHS))) for place in range(len(WIDTHS))]
+
+        def cheapest(row: Sequence[int]) -> float:
+            larger = (tuple(map(operator.add, row, step)) for step in steps)
+            return min(float(flops.get(widths, math.inf)) for widths in larger)
+
+        return np.array([cheapest(row) for row in self._widths.tolist()])
 
     def accuracy(self, row: int) -> float:
         """What the network of a row achieved."""
