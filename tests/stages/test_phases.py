@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import pgnas
-from pgnas.bayes import BernoulliPrior, GibbsPrior, PaperPrior
+from pgnas.bayes import BernoulliPrior, CapController, GibbsPrior, PaperPrior
 from pgnas.progress import SilentReporter
 from pgnas.stages import phases
 from pgnas.stages.engine import CompiledForward, make_engine, worth_compiling
@@ -143,14 +144,15 @@ def test_weights_learn_alone_at_first_and_the_cap_does_not_press_yet(engine):
     assert sum(shares.values()) == pytest.approx(1)
 
 
-def test_the_same_relative_excess_over_a_cap_weighs_the_same_under_any_low_cap():
-    """In shares of the full network all excesses over a low cap are small; the tuned constants hold at 40 %."""
-    tuned = phases._controller(0.4)
+def test_the_same_relative_excess_weighs_more_the_lower_the_target_in_force():
+    """In shares of the full network all excesses over a low target are small; the tuned constants hold at 40 %."""
+    tuned = phases.stiffened(CapController(target=0.4))
     assert (tuned.step, tuned.damping) == (phases.DUAL_STEP, phases.DAMPING)
-    assert phases._controller(0.8) == tuned
-    weights = []
-    for share in (0.02, 0.065, 0.25, 0.4):
-        controller = phases._controller(share).update(1.5 * share, share)
-        weights.append((controller.multiplier * share, float(controller.penalty(torch.tensor(1.5 * share)))))
-    for weight in weights[1:]:
-        assert weight == pytest.approx(weights[0], rel=1e-4)
+    assert phases.stiffened(CapController(multiplier=0.7, target=0.8)) == replace(tuned, multiplier=0.7, target=0.8)
+    for share in (0.02, 0.065, 0.25):
+        controller = phases.stiffened(CapController(target=share)).update(1.5 * share, share)
+        reference = tuned.update(1.5 * 0.4, 0.4)
+        ratio = 0.4 / share  # of multipliers per relative cost, and of penalties
+        assert controller.multiplier * share == pytest.approx(ratio * reference.multiplier * 0.4)
+        penalties = [float(c.penalty(torch.tensor(1.5 * c.target))) for c in (controller, reference)]
+        assert penalties[0] == pytest.approx(ratio * penalties[1], rel=1e-4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,11 +23,11 @@ DECIDED = 0.05
 """A gate is decided if its keep probability is within this of 0 or 1."""
 
 
-DUAL_STEP, DAMPING, TUNED_CAP = 0.02, 50.0, 0.4
+DUAL_STEP, DAMPING, TUNED_TARGET = 0.02, 50.0, 0.4
 """Of the caps' controller: small dual steps and strong damping, so that the cost follows the falling target closely.
 
-Tuned at a cap of 40 %. Under a lower cap both grow with 1/cap^2, so that the same excess relative to the cap weighs the
-same: in shares of the full network all that is left above a cap of 6 % is small, and what a channel saves is too.
+Tuned at a cap of 40 %. While a lower target is in force both grow with 1/target^3: with 1/target^2 the same excess
+relative to the target weighs the same, and what a share of what is left is worth grows as less is left.
 """
 
 
@@ -106,7 +106,7 @@ class PosteriorPhase(Phase):
         if settings.logit_lr is not None:
             adam = torch.optim.Adam(supernet.gates.parameters(), lr=settings.logit_lr)
             self.logits["logits"] = engine.optimizer(adam)
-        self.controllers = {kind: _controller(share) for kind, share in settings.caps.items()}
+        self.controllers = dict.fromkeys(settings.caps, stiffened(CapController()))
         self._costs: dict[CostName, Tensor] = {}
 
     def _adopt(self, supernet: Supernet | ShedSupernet, momentum: Mapping[str, Tensor]) -> None:
@@ -163,7 +163,8 @@ class PosteriorPhase(Phase):
             self.supernet.gates.clamp_(LOGIT_BOUND)
         for kind, cap in self.settings.caps.items():
             target = self.settings.target(cap, self.place(step + 1))
-            self.controllers[kind] = self.controllers[kind].update(float(self._costs[kind].detach()), target)
+            updated = self.controllers[kind].update(float(self._costs[kind].detach()), target)
+            self.controllers[kind] = stiffened(updated)
 
     def place(self, step: int) -> float:
         """With a budget the schedule follows what is spent of it."""
@@ -264,10 +265,10 @@ class PosteriorPhase(Phase):
         return self.supernet.put(found) if isinstance(self.supernet, ShedSupernet) else found
 
 
-def _controller(share: float) -> CapController:
-    """That of a cap, as a share of the full network's cost."""
-    stiffer = max(1.0, TUNED_CAP / share) ** 2
-    return CapController(step=stiffer * DUAL_STEP, damping=stiffer * DAMPING)
+def stiffened(controller: CapController) -> CapController:
+    """The controller with the dual step and damping for its target, a share of the full network's cost."""
+    stiffer = max(1.0, TUNED_TARGET / controller.target) ** 3
+    return replace(controller, step=stiffer * DUAL_STEP, damping=stiffer * DAMPING)
 
 
 class NetworkPhase(Phase):
