@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,11 +77,21 @@ def do_one(arguments: argparse.Namespace) -> None:
 
 
 def do_all(arguments: argparse.Namespace) -> None:
-    """Do the cells whose result is missing, seed by seed, so that the first seed's table is whole early."""
+    """Do the cells whose result is missing, seed by seed, so that the first seed's table is whole early.
+
+    A cell that fails is told, and the others are done. Exit code 1 then.
+    """
     missing = [cell for cell in _cells(arguments) if not cell.result(arguments.out).is_file()]
+    failed = []
     for number, cell in enumerate(missing[: arguments.limit], 1):
         print(f"cell {number} of {len(missing)}: {cell.name}")
-        work_on(cell, _work(arguments))
+        try:
+            work_on(cell, _work(arguments))
+        except Exception:
+            traceback.print_exc()
+            failed.append(cell.name)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 def _cells(arguments: argparse.Namespace) -> Iterator[Cell]:

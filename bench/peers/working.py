@@ -6,6 +6,7 @@ import copy
 import functools
 import os
 import platform
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -190,7 +191,20 @@ def _result(run: Context, method: Method, cell: Cell) -> dict[str, Any]:
         "settings": {key: value for key, value in run.config.given().items() if key not in ("out", "data", "weights")},
         "machine": {"cpus": os.cpu_count(), "threads": torch.get_num_threads(), "processor": platform.machine()},
         "packages": _versions(),
+        "commit": _commit(),
     }
+
+
+def _commit() -> str | None:
+    """The checkout's commit, with a plus sign if it was changed since; None without one."""
+    where = Path(__file__).parent
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+"], cwd=where, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return told.stdout.strip()
 
 
 def _versions() -> dict[str, str]:
