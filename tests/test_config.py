@@ -165,3 +165,11 @@ def test_later_layers_win_and_required_settings_are_named() -> None:
     assert make_config(NEEDED, {"epochs": 3}, {"epochs": 4}).epochs == 4
     with pytest.raises(ConfigError, match="needs --model, --data"):
         make_config({"out": "o"})
+
+
+@pytest.mark.parametrize("ranking", ["halving", "elimination"])
+def test_races_go_by_accuracy(ranking: str) -> None:
+    with pytest.raises(ConfigError, match="--rank-by"):
+        RunConfig(**NEEDED, ranking=ranking, rank_by="loss")
+    with pytest.raises(ConfigError, match="--rank-by"):
+        RunConfig(**NEEDED, rank_by="size")

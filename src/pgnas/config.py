@@ -16,6 +16,7 @@ Granularity = Literal["channel", "group", "product", "operation"]
 PriorName = Literal["gibbs", "bernoulli", "paper"]
 Switch = Literal["auto", "on", "off"]
 Ranking = Literal["exhaustive", "halving", "elimination"]
+RankBy = Literal["accuracy", "loss"]
 Selections = Literal["auto", "on", "measured", "off"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -73,6 +74,8 @@ class RunConfig:
         candidates: C, the number of architectures drawn and ranked.
         ranking: Score every candidate on every held-out image (``exhaustive``), or race them: ``halving`` spends a
             fixed share of these passes, ``elimination`` what an error probability takes.
+        rank_by: What an exhaustive ranking goes by, the held-out ``accuracy``, as in the paper, or the held-out
+            ``loss``, which chance moves less.
         ranking_budget: Share of the passes that ``halving`` spends, in (0, 1].
         ranking_error: Probability with which ``elimination`` may choose another than the best, in (0, 1).
         avoid_selections: Let a layer that keeps nearly all channels of a value with several readers read all of it:
@@ -135,6 +138,7 @@ class RunConfig:
     shed: Switch = "auto"
     candidates: int = 64
     ranking: Ranking = "exhaustive"
+    rank_by: RankBy = "accuracy"
     ranking_budget: float = 0.05
     ranking_error: float = 0.05
     avoid_selections: Selections = "auto"
@@ -177,6 +181,9 @@ class RunConfig:
                 raise ConfigError("--budget", "takes the place of --epochs", value="both", remedy="give one of them")
         if self.fixed_drop is not None and self.has_cap:
             raise ConfigError("--fixed-drop", "decides the size alone", value="a cap beside it", remedy="drop the cap")
+        if self.rank_by == "loss" and self.ranking != "exhaustive":
+            rule, value = "races go by accuracy", f"loss, with --ranking {self.ranking}"
+            raise ConfigError("--rank-by", rule, value=value, remedy="leave out either")
         if self.streams == "on" and self.granularity not in ("channel", "product"):
             rule, value = "need a logit a channel", f"on, with granularity {self.granularity}"
             raise ConfigError("--streams", rule, value=value, remedy="leave out either")
@@ -306,6 +313,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "shed": ("auto", "on", "off"),
     "avoid_selections": ("auto", "on", "measured", "off"),
     "ranking": ("exhaustive", "halving", "elimination"),
+    "rank_by": ("accuracy", "loss"),
     "compile": ("auto", "on", "off"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "device": ("auto", "cpu", "cuda", "mps"),

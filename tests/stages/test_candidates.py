@@ -12,7 +12,7 @@ import pgnas
 from pgnas.errors import ModelError
 from pgnas.nn.shaping import Shaper
 from pgnas.nn.stopwatch import measure_device
-from pgnas.stages.candidates import Candidate, Fitter, best, draw, rank
+from pgnas.stages.candidates import Candidate, Fitter, best, draw, ordered, rank
 from pgnas.stages.training import Score
 
 
@@ -97,6 +97,14 @@ def test_the_best_has_the_highest_score_then_the_lowest_loss(supernet):
     scored = [Candidate(c.architecture, c.counts, c.is_mode, 0, s) for c, s in zip(drawn, scores, strict=True)]
     assert best(scored) is scored[2]
     assert Candidate.from_row(scored[1].to_row()) == scored[1]
+
+
+def test_the_best_by_loss_has_the_lowest_loss_then_the_highest_score(supernet):
+    drawn = draw(supernet, 3, {}, generator=generator())
+    scores = [Score(0.9, 1.0, 9), Score(0.6, 0.8, 9), Score(0.7, 0.8, 9)]
+    scored = [Candidate(c.architecture, c.counts, c.is_mode, 0, s) for c, s in zip(drawn, scores, strict=True)]
+    assert best(scored, by="loss") is scored[2]
+    assert ordered(scored, by="loss") == [scored[2], scored[1], scored[0]]
 
 
 def test_a_fit_does_not_depend_on_the_fit_before(supernet):

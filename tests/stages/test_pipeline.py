@@ -34,6 +34,18 @@ def finished(tmp_path_factory):
     return stages.run(config(out, baseline=("full", "uniform")))
 
 
+def test_what_the_ranking_goes_by_decides_who_is_chosen(tmp_path):
+    chosen = {}
+    for by in ("accuracy", "loss"):
+        stages.run(config(tmp_path / by, candidates=12, epochs=1, decide_at="never", rank_by=by), until="sample")
+        rows = [json.loads(line) for line in (tmp_path / by / "candidates.jsonl").read_text().splitlines()]
+        keys = {"accuracy": lambda r: (-r["accuracy"], r["loss"]), "loss": lambda r: (r["loss"], -r["accuracy"])}
+        first = min(rows, key=keys[by])
+        chosen[by] = json.loads((tmp_path / by / "architecture.json").read_text())["digest"]
+        assert chosen[by] == first["digest"]
+    assert chosen["accuracy"] != chosen["loss"]
+
+
 def test_a_run_leaves_everything_in_its_folder(finished):
     assert {p.name for p in finished.path.iterdir()} >= FILES
     values = json.loads((finished.path / "result.json").read_text())

@@ -79,8 +79,8 @@ def nats_topology(
     channels: Annotated[int, _WHOLE] = 16,
     cells: Annotated[int, _WHOLE] = 1,
     image_size: Annotated[int, _WHOLE] = 16,
-    epochs: Annotated[int, _WHOLE] = 6,
-    weights_first: float = 2.0,
+    epochs: Annotated[int, _WHOLE] = 12,
+    weights_first: float = 8.0,
     candidates: Annotated[int, _WHOLE] = 64,
     compile: Switch = "auto",
 ) -> None:

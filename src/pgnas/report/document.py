@@ -139,7 +139,8 @@ def _choice(drawn: Row) -> str:
         return f"{text}, with a validation accuracy of {percent(drawn.get('val_best'))} before any further training."
     return (
         f"{text}, whose validation accuracy before any further training was {percent(drawn.get('val_mean'))} ± "
-        f"{percent(drawn.get('val_std'))} (mean and standard deviation), {percent(drawn.get('val_best'))} at best."
+        f"{percent(drawn.get('val_std'))} (mean and standard deviation); the chosen one's was "
+        f"{percent(drawn.get('val_best'))}."
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pgnas.architecture import Architecture
+from pgnas.config import RankBy
 from pgnas.errors import ModelError
 from pgnas.nn import Counts, Supernet, extract_small
 from pgnas.nn.cost import CostName, count_plan
@@ -273,21 +274,18 @@ def rank(
             yield replace(candidate, score=Score(**values))
 
 
-def best(candidates: Sequence[Candidate]) -> Candidate:
-    """The highest score; among equals the lowest loss, then the fewest multiply-adds."""
-    return min(candidates, key=_worth)
+def best(candidates: Sequence[Candidate], *, by: RankBy = "accuracy") -> Candidate:
+    """The highest score; among equals the lowest loss (by loss: the other way round), then the fewest multiply-adds."""
+    return ordered(candidates, by=by)[0]
 
 
-def ordered(candidates: Sequence[Candidate]) -> list[Candidate]:
+def ordered(candidates: Sequence[Candidate], *, by: RankBy = "accuracy") -> list[Candidate]:
     """Best first; those that a race dropped early, whose scores are of fewer images, after those that saw more."""
 
     def key(candidate: Candidate) -> tuple[float, ...]:
-        assert candidate.score is not None
-        return -candidate.score.count, *_worth(candidate)
+        score = candidate.score
+        assert score is not None
+        worth = (-score.metric, score.loss) if by == "accuracy" else (score.loss, -score.metric)
+        return -score.count, *worth, candidate.counts.macs
 
     return sorted(candidates, key=key)
-
-
-def _worth(candidate: Candidate) -> tuple[float, float, int]:
-    assert candidate.score is not None
-    return -candidate.score.metric, candidate.score.loss, candidate.counts.macs

@@ -41,7 +41,8 @@ def choice(run: Context) -> Facts:
 
 
 def _runner_up(run: Context, chosen: Architecture) -> Candidate | None:
-    ranked = ordered([Candidate.from_row(row) for row in run.folder.read_lines("candidates.jsonl")])
+    rows = [Candidate.from_row(row) for row in run.folder.read_lines("candidates.jsonl")]
+    ranked = ordered(rows, by=run.config.rank_by)
     return next((candidate for candidate in ranked if candidate.architecture != chosen), None)
 
 

@@ -68,6 +68,7 @@ class SizeBench(BenchSettings):
             max_macs=f"{100 * supernet_share(self.share(cap), self.width):.6f}%",
             decide_at="never",
             candidates=self.candidates,
+            rank_by="loss",
             streams="off",  # all readers of a value share its gate already: none ever picks
             avoid_selections="off",
             seed=seed,

@@ -97,7 +97,7 @@ def sample(run: Context, store: FolderStore) -> Facts:
     score = run.recipe.scorer(run.held_out(run.data.select), used)
     if run.config.ranking == "exhaustive":
         ranked = _rank_all(run, drawn, tried, score)
-        winner, sample_of, raced = best(ranked), ranked, dict[str, Any]()
+        winner, sample_of, raced = best(ranked, by=run.config.rank_by), ranked, dict[str, Any]()
     else:
         ranked, winner, raced = _race(run, drawn, used)
         sample_of = ranked[: int(raced.pop("unselected"))]

@@ -54,8 +54,8 @@ class TopologyBench(BenchSettings):
     caps: tuple[str, ...] = (NO_CAP, "50%")
     channels: int = 16
     cells: int = 1
-    epochs: int = 6
-    weights_first: float = 2.0
+    epochs: int = 12
+    weights_first: float = 8.0
     compile: Switch = "auto"
 
     def __post_init__(self) -> None:
@@ -86,6 +86,7 @@ class TopologyBench(BenchSettings):
             logit_lr=0.02,
             weights_first=self.weights_first,
             candidates=self.candidates,
+            rank_by="loss",
             compile=self.compile,
             seed=seed,
         )

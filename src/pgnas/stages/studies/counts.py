@@ -54,7 +54,7 @@ class CandidateCounts(Study):
     def measure(self, cell: Cell) -> Sequence[Measurement]:
         """A row a number; a posterior with fewer architectures has fewer candidates."""
         drawn = CellFiles.read(cell).candidates
-        winners = {count: best(drawn[:count]) for count in self.values}
+        winners = {count: best(drawn[:count], by=cell.config.rank_by) for count in self.values}
         errors = _test_errors(cell, list(winners.values()))
         return [
             Measurement(
