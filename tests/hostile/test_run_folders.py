@@ -120,9 +120,11 @@ def judge(attempt: Attempt, words: list[str], run: Path, name: str, spoil: Calla
     elif outcome.code:
         assert outcome.complaint
     after = contents(run, besides=name)
-    if words[0] == "finetune" and outcome.code == 0:
+    if words[0] == "finetune":
         assert before.keys() <= after.keys()
-        before = {file: data for file, data in before.items() if file not in WRITTEN_AGAIN}
+        assert after.get("metrics.jsonl", b"").startswith(before.pop("metrics.jsonl", b""))
+        if outcome.code == 0:
+            before = {file: data for file, data in before.items() if file not in WRITTEN_AGAIN}
     assert before.items() <= after.items()  # nothing saved is lost
 
 
@@ -186,3 +188,19 @@ def test_commands_that_work(
     ):
         with copy_of() as run:
             judge(attempt, [str(run) if word == "RUN" else word for word in words], run, name, spoil)
+
+
+@pytest.mark.parametrize("field", ["value", "interval", "runner_up", "params", "temperature"])
+@pytest.mark.parametrize("words", [["finetune", "RUN", "--epochs", "1"], ["status", "RUN"], ["report", "RUN"]])
+def test_a_result_with_a_field_renamed_is_refused_or_told_without_it(
+    attempt: Attempt,
+    copy_of: Callable[[], contextlib.AbstractContextManager[Path]],
+    no_work: None,
+    words: list[str],
+    field: str,
+) -> None:
+    def rename(path: Path) -> None:
+        path.write_text(path.read_text().replace(f'"{field}"', '"x"'))
+
+    with copy_of() as run:
+        judge(attempt, [str(run) if word == "RUN" else word for word in words], run, "result.json", rename)

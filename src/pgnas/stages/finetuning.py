@@ -13,7 +13,7 @@ from pgnas.progress import Progress, SilentReporter
 from pgnas.run_folder import RunFolder, SharedFolder
 from pgnas.run_folder.lock import LOCK_NAME
 from pgnas.run_folder.storage import TEMPORARY_PREFIX
-from pgnas.stages import finishing, reporting
+from pgnas.stages import exporting, finishing, reporting
 from pgnas.stages.context import Context
 from pgnas.stages.phases import NetworkPhase
 from pgnas.stages.pipeline import do_stage, load_result
@@ -25,6 +25,8 @@ from pgnas.stages.store import FolderStore
 _SETTINGS = "finetune.settings"
 _SAME = ("architecture.json", "found.safetensors")
 """What a copy of a run has in common with it."""
+_EXPORTED = (exporting.WEIGHTS_NAME, exporting.NETWORK_NAME, *finishing.FORMATS)
+_WRITTEN = (TUNED_NAME, "metrics.jsonl", "result.json", reporting.REPORT_NAME, *_EXPORTED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +101,16 @@ def _check(run: Context) -> None:
     if run.found.params == 0:
         path = str(run.folder.path)
         raise RunFolderError(path, "has nothing to fine-tune", value="a found network without parameters")
+    run.processes.from_first(lambda: _require_files(run.folder))
     run.processes.from_first(lambda: _drawn(run.folder))
+
+
+def _require_files(folder: RunFolder) -> None:
+    """What will be written stands where it can be replaced."""
+    for name in _WRITTEN:
+        if folder.file(name).is_dir():
+            rule, remedy = "must be a file, as it will be written", "remove it"
+            raise RunFolderError(str(folder.file(name)), rule, value="a folder", remedy=remedy)
 
 
 def _drawn(folder: RunFolder) -> None:

@@ -17,16 +17,20 @@ _REMEDY = "restore it from a copy, or run again with another --out"
 
 
 def result_fields(folder: RunFolder) -> dict[str, Any]:
-    """The fields of ``result.json``, whatever they are.
+    """The fields of ``result.json``, of which at least a summary can be made.
 
     Raises:
         RunFolderError: It is not there.
         FileError: It is damaged.
     """
-    values = folder.read_json("result.json", stage="evaluate")
-    if isinstance(values, dict):
-        return values
-    raise FileError(str(folder.file("result.json")), "must be a JSON object", remedy=_REMEDY)
+    values, path = folder.read_json("result.json", stage="evaluate"), folder.file("result.json")
+    if not isinstance(values, dict):
+        raise FileError(str(path), "must be a JSON object", remedy=_REMEDY)
+    try:
+        RunResult(folder.path, values).summary()
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FileError(str(path), "must hold the result of a run", remedy=_REMEDY) from error
+    return values
 
 
 def read_result(folder: RunFolder) -> dict[str, Any]:
