@@ -48,8 +48,7 @@ def main() -> None:
             with_mode=False,
         )
         print(f"{len(drawn)} distinct candidates")
-        recalibrated = bool(folder.stage_facts("sample").get("recalibrated"))
-        judge = _judge(context, context.calibration_batches() if recalibrated else None)
+        judge = _judge(context, context.ranking_calibration())
         for place in range(len(rows), len(drawn)):
             rows.append(judge(extract_small(context.posterior, drawn[place].architecture).module))
             if (place + 1) % SAVE_EVERY == 0 or place + 1 == len(drawn):

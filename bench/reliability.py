@@ -47,9 +47,7 @@ def halves(run: Path) -> tuple[np.ndarray, np.ndarray]:
         with RunFolder.open(copy) as folder:
             context = Context(folder, SilentReporter())
             candidates = [Candidate.from_row(row) for row in folder.read_lines("candidates.jsonl")]
-            recalibrated = bool(folder.stage_facts("sample").get("recalibrated"))
-            batches = context.calibration_batches() if recalibrated else None
-            score = context.recipe.scorer(context.held_out(context.data.estimate), batches)
+            score = context.recipe.scorer(context.held_out(context.data.estimate), context.ranking_calibration())
             again = [score(extract_small(context.posterior, c.architecture).module) for c in candidates]
     first = [(c.score.metric, c.score.loss) for c in candidates if c.score is not None]
     return np.array(first), np.array([(score.metric, score.loss) for score in again])

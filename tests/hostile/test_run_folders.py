@@ -120,11 +120,10 @@ def judge(attempt: Attempt, words: list[str], run: Path, name: str, spoil: Calla
     elif outcome.code:
         assert outcome.complaint
     after = contents(run, besides=name)
-    if words[0] == "finetune":
+    if words[0] == "finetune" and outcome.code == 0:
         assert before.keys() <= after.keys()
-        assert after.get("metrics.jsonl", b"").startswith(before.pop("metrics.jsonl", b""))
-        if outcome.code == 0:
-            before = {file: data for file, data in before.items() if file not in WRITTEN_AGAIN}
+        assert after.get("metrics.jsonl", b"").startswith(before.get("metrics.jsonl", b""))
+        before = {file: data for file, data in before.items() if file not in WRITTEN_AGAIN}
     assert before.items() <= after.items()  # nothing saved is lost
 
 

@@ -62,10 +62,8 @@ def _compared(run: Context, candidate: Candidate, winner: Tensor) -> Facts:
 
 def _answers(run: Context, architecture: Architecture) -> Tensor:
     """Whether the architecture's network, as it was ranked, is right about each image of the untouched half, bool."""
-    recalibrates = run.folder.stage_facts("sample").get("recalibrated")
-    calibration = run.calibration_batches() if recalibrates else None
     untouched = run.data.estimate
-    judge = run.recipe.judge(lambda images: run.held_out(untouched.take(images)), calibration)
+    judge = run.recipe.judge(lambda images: run.held_out(untouched.take(images)), run.ranking_calibration())
     scores, _ = judge(extract_small(run.posterior, architecture).module, torch.arange(len(untouched)))
     return scores > 0.5
 

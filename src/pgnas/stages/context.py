@@ -253,6 +253,10 @@ class Context:
         """The first few training batches of epoch 0, whole, for BatchNorm statistics."""
         return calibration_batches(self._train_batches())
 
+    def ranking_calibration(self) -> list[tuple[Tensor, Tensor]] | None:
+        """The batches on which the ranking re-estimated BatchNorm; None if it did not."""
+        return self.calibration_batches() if self.folder.stage_facts("sample").get("recalibrated") else None
+
     def held_out(self, split: Examples) -> Batches:
         """Batches of a held-out split."""
         return self._batches(split, EVALUATION_BATCH)

@@ -106,11 +106,10 @@ def posterior_networks(run: Context, samples: int) -> Iterator[Weighted]:
 
 def member_networks(run: Context, architectures: Sequence[Architecture]) -> Iterator[nn.Module]:
     """The network of each architecture, made when it is asked for; see :func:`posterior_networks`."""
-    recalibrates = bool(run.folder.stage_facts("sample").get("recalibrated"))
-    calibration = run.calibration_batches() if recalibrates else []
+    calibration = run.ranking_calibration()
     for architecture in architectures:
         network = run.engine.place(extract_small(run.posterior, architecture).module)
-        if recalibrates:
+        if calibration is not None:
             recalibrate(network, calibration, engine=run.engine)
         yield network
 

@@ -13,6 +13,7 @@ from pgnas.errors import FileError
 from pgnas.run_folder import RunFolder
 
 _COUNTS = ("params", "macs")
+_RULE = "must hold the result of a run"
 _REMEDY = "restore it from a copy, or run again with another --out"
 
 
@@ -29,7 +30,7 @@ def result_fields(folder: RunFolder) -> dict[str, Any]:
     try:
         RunResult(folder.path, values).summary()
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FileError(str(path), "must hold the result of a run", remedy=_REMEDY) from error
+        raise FileError(str(path), _RULE, remedy=_REMEDY) from error
     return values
 
 
@@ -45,7 +46,7 @@ def read_result(folder: RunFolder) -> dict[str, Any]:
     counts = [network.get(name) if isinstance(network, dict) else None for network in networks for name in _COUNTS]
     if all(isinstance(count, int) for count in counts):
         return values
-    raise FileError(str(folder.file("result.json")), "must hold the result of a run", remedy=_REMEDY)
+    raise FileError(str(folder.file("result.json")), _RULE, remedy=_REMEDY)
 
 
 @dataclass(frozen=True)

@@ -249,8 +249,9 @@ def extract(run: Context, store: FolderStore) -> Facts:
     """Build the small network; re-estimate BatchNorm if the ranking did."""
     small = found_network(run)
     plain = run.score(small.module, run.data.select)
-    if run.folder.stage_facts("sample").get("recalibrated"):
-        recalibrate(small.module, run.calibration_batches(), engine=run.engine)
+    calibration = run.ranking_calibration()
+    if calibration is not None:
+        recalibrate(small.module, calibration, engine=run.engine)
     after = run.score(small.module, run.data.select)
     run.folder.save_tensors("extracted.safetensors", small.module.state_dict())
     drawn = [asdict(operation) for operation in outline(run.posterior, run.architecture)]

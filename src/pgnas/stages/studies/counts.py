@@ -85,8 +85,7 @@ def _test_errors(cell: Cell, winners: Sequence[Candidate]) -> dict[str, float]:
 
 def _measured(folder: RunFolder, winners: dict[str, Candidate]) -> dict[str, float]:
     context = Context(folder, SilentReporter())
-    calibration = context.calibration_batches() if folder.stage_facts("sample").get("recalibrated") else None
-    score = context.recipe.scorer(context.held_out(context.data.test), calibration)
+    score = context.recipe.scorer(context.held_out(context.data.test), context.ranking_calibration())
     return {
         digest: 1 - score(extract_small(context.posterior, winner.architecture).module).metric
         for digest, winner in winners.items()
