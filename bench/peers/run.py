@@ -20,7 +20,7 @@ from pathlib import Path
 from bench.ablation import small_cifar
 from bench.cifar16 import find_cifar
 from bench.peers.cells import Cell, read_results
-from bench.peers.methods import METHODS
+from bench.peers.methods import COMPARED, METHODS
 from bench.peers.networks import NETWORKS
 from bench.peers.table import write_tables
 from bench.peers.working import Work, work_on
@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--seed", type=int, default=0)
     one.set_defaults(command=do_one)
     every = commands.add_parser("all", help="every missing cell, seed by seed")
-    every.add_argument("--methods", nargs="+", default=[name for name in METHODS if name != "full"], choices=METHODS)
+    every.add_argument("--methods", nargs="+", default=list(COMPARED), choices=METHODS)
     every.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     every.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     every.add_argument("--limit", type=int, help="at most so many cells")

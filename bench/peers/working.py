@@ -102,7 +102,7 @@ def settings(cell: Cell, work: Work) -> RunConfig:
     if cell.start == "scratch":
         given |= {"budget": str(cell.epochs), **method.settings}
         if "dense" in method.finding:
-            given["decide_at"] = cell.dense_share
+            given.setdefault("decide_at", cell.dense_share)
     else:
         given |= {"epochs": 1, "weights": str(trained_full(cell, work)), **method.settings_trained}
     if cell.method == "random":

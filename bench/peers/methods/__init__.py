@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bench.peers.methods.base import Method
 from bench.peers.methods.fastnas import FASTNAS
-from bench.peers.methods.pgnas_search import PGNAS, RANDOM, random_settings
-from bench.peers.methods.torch_pruning import TORCH_PRUNING
+from bench.peers.methods.pgnas_search import PGNAS, PGNAS_EARLY, RANDOM, random_settings
+from bench.peers.methods.torch_pruning import TORCH_PRUNING, TORCH_PRUNING_EARLY
 from bench.peers.methods.uniform import FULL, UNIFORM
 
 METHODS: dict[str, Method] = {
@@ -14,7 +14,10 @@ METHODS: dict[str, Method] = {
     "torch-pruning": TORCH_PRUNING,
     "fastnas": FASTNAS,
     "random": RANDOM,
+    "pgnas-early": PGNAS_EARLY,
+    "torch-pruning-early": TORCH_PRUNING_EARLY,
     "full": FULL,
 }
-PEERS = [name for name in METHODS if name not in ("pgnas", "full")]
-__all__ = ["METHODS", "PEERS", "Method", "random_settings"]
+COMPARED = ("pgnas", "uniform", "torch-pruning", "fastnas", "random")
+"""What ``all`` does unless told otherwise; the others are variants, and the full network for reference."""
+__all__ = ["COMPARED", "METHODS", "Method", "random_settings"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench.peers import budget
@@ -12,6 +12,7 @@ from bench.peers.networks import reshaped
 from torch import nn
 
 from pgnas.nn import Counts, measure
+from pgnas.run_folder import RunFolder
 from pgnas.stages.context import Context
 from pgnas.stages.phases import NetworkPhase
 from pgnas.stages.pipeline import Stage
@@ -108,11 +109,30 @@ def train_plainly(
 
 
 def train_dense(run: Context, store: FolderStore) -> Facts:
-    """The stage in which a pruner trains the full network: the first part of the budget, and of the schedule."""
-    network, epochs = base_network(run), run.recipe.decision_epoch
-    train_plainly(run, store, network, name="dense", epochs=range(epochs), schedule=run.recipe.schedule)
-    run.folder.save_tensors(DENSE, network.state_dict())
-    return {"spent": float(epochs)}
+    """The stage in which a pruner trains the full network: the first part of the budget, and of the schedule.
+
+    If another pruner has done that with the same settings beside it, its weights and its seconds are taken.
+    """
+    epochs = run.recipe.decision_epoch
+    other = _same_dense(run)
+    if other is None:
+        network = base_network(run)
+        train_plainly(run, store, network, name="dense", epochs=range(epochs), schedule=run.recipe.schedule)
+        run.folder.save_tensors(DENSE, network.state_dict())
+        return {"spent": float(epochs)}
+    run.folder.save_tensors(DENSE, other.load_tensors(DENSE)[0])
+    run.folder.add_seconds("dense", other.stage_seconds("dense"))
+    return {"spent": float(epochs), "trained_by": other.path.name}
+
+
+def _same_dense(run: Context) -> RunFolder | None:
+    """A run beside this one that has trained the dense network with these settings."""
+    for ledger in sorted(run.folder.path.parent.glob("*/stages.json")):
+        other = RunFolder.open(ledger.parent, writer=False)
+        same = replace(other.config, out=run.config.out) == run.config
+        if same and other.path != run.folder.path and other.stage_done("dense"):
+            return other
+    return None
 
 
 def dense_network(run: Context) -> nn.Module:
@@ -170,7 +190,7 @@ def trained_network(run: Context) -> nn.Module:
     return run.engine.place(reshaped(base_network(run), run.folder.load_tensors(TRAINED)[0]))
 
 
-def pruner(title: str, prune: Stage) -> Method:
+def pruner(title: str, prune: Stage, **settings: Any) -> Method:
     """The method that trains the full network, prunes it, re-estimates BatchNorm and fine-tunes."""
     return Method(
         title=title,
@@ -180,4 +200,5 @@ def pruner(title: str, prune: Stage) -> Method:
         spent=spent_pruning,
         train=train_pruned,
         trained=trained_network,
+        settings=settings,
     )

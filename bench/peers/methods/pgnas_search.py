@@ -35,8 +35,8 @@ FINDING = {name: STAGES[name] for name in ("search", "sample", "extract")}
 TRAINED_START = {"epochs": SEARCH_EPOCHS, "decide_at": "never", "lr": SEARCH_LR, "shed": "off"}
 
 
-def search(title: str) -> Method:
-    """A search by ``pgnas run``, up to and with its stage ``train``."""
+def search(title: str, **settings: Any) -> Method:
+    """A search by ``pgnas run``, up to and with its stage ``train``, with settings of its own."""
     return Method(
         title=title,
         finding=FINDING,
@@ -45,11 +45,13 @@ def search(title: str) -> Method:
         spent=searching.spent,
         train=STAGES["train"],
         trained=searching.trained_network,
+        settings=settings,
         settings_trained=TRAINED_START,
     )
 
 
 PGNAS = search("PGNAS")
+PGNAS_EARLY = search("PGNAS, decided at 10 %, 16 candidates", decide_at="10%", candidates=16)
 RANDOM = search("random dropout search")
 
 

@@ -50,3 +50,4 @@ def _pruned(run: Context, share: float) -> nn.Module:
 
 
 TORCH_PRUNING = pruner("Torch-Pruning, global magnitude", prune)
+TORCH_PRUNING_EARLY = pruner("Torch-Pruning after 25 %", prune, decide_at="25%")
