@@ -6,7 +6,7 @@
 RUN is a run folder whose search is done. Candidates are drawn from its posterior under its caps (another seed than the
 run's, the most probable one not among them), extracted, and run on both halves of the validation split without
 fine-tuning, BatchNorm re-estimated if the run's ranking did so. An interrupted bench goes on where it was. The file
-holds one array, (candidates, images), bool.
+holds "correct" (candidates, images) and "units" (candidates, units), which units each keeps, both bool.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pgnas.run_folder import RunFolder
 from pgnas.run_folder.storage import atomic
 from pgnas.stages.candidates import draw
 from pgnas.stages.context import Context
+from pgnas.stages.racing import units_kept
 
 SAVE_EVERY = 10
 
@@ -48,11 +49,12 @@ def main() -> None:
             with_mode=False,
         )
         print(f"{len(drawn)} distinct candidates")
+        units = units_kept(drawn).numpy()
         judge = _judge(context, context.ranking_calibration())
         for place in range(len(rows), len(drawn)):
             rows.append(judge(extract_small(context.posterior, drawn[place].architecture).module))
             if (place + 1) % SAVE_EVERY == 0 or place + 1 == len(drawn):
-                _save(arguments.out, rows)
+                _save(arguments.out, rows, units)
                 means = np.stack(rows).mean(1)
                 print(f"{place + 1}: accuracy {means.mean():.4f}, sd {means.std():.4f}", flush=True)
 
@@ -74,12 +76,12 @@ def _done(path: Path) -> list[np.ndarray]:
     if not path.exists():
         return []
     with np.load(path, allow_pickle=False) as archive:
-        return list(archive[archive.files[0]])
+        return list(archive["correct"])
 
 
-def _save(path: Path, rows: list[np.ndarray]) -> None:
+def _save(path: Path, rows: list[np.ndarray], units: np.ndarray) -> None:
     with atomic(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, correct=np.stack(rows))
+        np.savez_compressed(file, correct=np.stack(rows), units=units[: len(rows)])
 
 
 if __name__ == "__main__":

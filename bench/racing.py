@@ -1,12 +1,13 @@
 """Racing replayed on a matrix of right and wrong answers: does it end at the exhaustive winner, for how many passes?
 
     python bench/racing.py                          # simulated candidates, standard deviations of 0.3, 1 and 3 points
-    python bench/racing.py --matrix correct.npz     # candidates x images, bool, the first array in the file
+    python bench/racing.py --matrix correct.npz     # of bench/correctness.py: "correct" (candidates x images), "units"
 
 Simulated candidates answer by a probit model: quality of the candidate + difficulty of the image + what a candidate is
-better at than others (six factors) + chance. The difficulty's share is set so that two candidates disagree on a stated
-share of the images; the standard deviation is that of the candidates' accuracies on these images. A loaded matrix with
-fewer rows than --candidates is extended: a new candidate answers as a row does, on a fifth of the images as another.
+better at than others (six factors, which are its features) + chance. The difficulty's share is set so that two
+candidates disagree on a stated share of the images; the standard deviation is that of the candidates' accuracies on
+these images. A loaded matrix with fewer rows than --candidates is extended: a new candidate answers as a row does, on a
+fifth of the images as another, and has their features in the same proportion.
 
 "within 0.1" counts repetitions (other candidates, other order of images) whose winner is at most 0.1 point behind the
 exhaustive winner. "Bernstein" is the classical race for comparison: every pair with the leader bounded by Bardenet &
@@ -20,10 +21,10 @@ import math
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from pgnas.bayes import Race, RaceResult, elimination, halving
@@ -34,10 +35,19 @@ DISAGREEMENT = {0.003: 0.05, 0.01: 0.1, 0.03: 0.2}
 TENTH = 0.001 + 1e-9
 OWN_STRENGTHS = 0.5
 FACTORS = 6
+OTHER = 0.2
+"""Share of the images on which a mixed candidate answers as its second parent."""
 
 
-def simulate(arms: int, images: int, spread: float, generator: torch.Generator, accuracy: float = 0.72) -> Tensor:
-    """Right answers (images, arms), bool."""
+class Answers(NamedTuple):
+    """Right answers (images, arms), bool, and the arms' features (arms, F)."""
+
+    correct: Tensor
+    features: Tensor
+
+
+def simulate(arms: int, images: int, spread: float, generator: torch.Generator, accuracy: float = 0.72) -> Answers:
+    """Candidates by a probit model."""
     disagreement = DISAGREEMENT[spread]
     center = float(torch.special.ndtri(torch.tensor(accuracy, dtype=torch.float64)))
     shared = _difficulty_share(center, disagreement)
@@ -52,7 +62,7 @@ def simulate(arms: int, images: int, spread: float, generator: torch.Generator, 
     for rows in torch.arange(images).split(500):
         latent = (quality + difficulty[rows] + topic[rows] @ strength) / math.sqrt((1 - OWN_STRENGTHS) * own)
         correct[rows] = torch.rand(latent.shape, generator=generator) < torch.special.ndtr(latent)
-    return correct
+    return Answers(correct, strength.T)
 
 
 def _difficulty_share(center: float, disagreement: float) -> float:
@@ -66,23 +76,25 @@ def _difficulty_share(center: float, disagreement: float) -> float:
     return low
 
 
-def load(path: Path) -> Tensor:
-    """Right answers (images, arms), bool, of a file that holds (arms, images)."""
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as archive:
-            return torch.from_numpy(archive[archive.files[0]]).bool().T.contiguous()
-    return next(iter(load_file(path).values())).bool().T.contiguous()
+def load(path: Path) -> Answers:
+    """What bench/correctness.py kept."""
+    with np.load(path, allow_pickle=False) as archive:
+        correct, units = (torch.from_numpy(archive[name]) for name in ("correct", "units"))
+    return Answers(correct.bool().T.contiguous(), units.float())
 
 
-def extend(correct: Tensor, arms: int, generator: torch.Generator) -> Tensor:
-    """The columns of ``correct`` and new ones mixed of them, or a random part of them: (images, arms)."""
+def extend(known: Answers, arms: int, generator: torch.Generator) -> Answers:
+    """The candidates known and new ones mixed of them, or a random part of them."""
+    correct, features = known
     images, have = correct.shape
     if have >= arms:
-        return correct[:, torch.randperm(have, generator=generator)[:arms]]
-    parents = torch.randint(have, (2, arms - have), generator=generator)
-    other = torch.rand(images, arms - have, generator=generator) < 0.2
-    mixed = torch.where(other, correct[:, parents[1]], correct[:, parents[0]])
-    return torch.cat([correct, mixed], 1)
+        chosen = torch.randperm(have, generator=generator)[:arms]
+        return Answers(correct[:, chosen], features[chosen])
+    first, second = torch.randint(have, (2, arms - have), generator=generator)
+    other = torch.rand(images, arms - have, generator=generator) < OTHER
+    mixed = torch.where(other, correct[:, second], correct[:, first])
+    between = (1 - OTHER) * features[first] + OTHER * features[second]
+    return Answers(torch.cat([correct, mixed], 1), torch.cat([features, between]))
 
 
 def replay(race: Race, correct: Tensor) -> RaceResult:
@@ -120,7 +132,7 @@ def bernstein(correct: Tensor, delta: float, generator: torch.Generator, batch: 
     return int(left[sums.argmax()]), passes / (images * arms)
 
 
-def report(name: str, matrices: Callable[[torch.Generator], Tensor], arguments: argparse.Namespace) -> None:
+def report(name: str, matrices: Callable[[torch.Generator], Answers], arguments: argparse.Namespace) -> None:
     """One row of the table."""
     regrets: dict[str, list[float]] = {}
     shares: dict[str, list[float]] = {}
@@ -128,14 +140,15 @@ def report(name: str, matrices: Callable[[torch.Generator], Tensor], arguments: 
     for seed in range(arguments.repetitions):
         generator = torch.Generator().manual_seed(seed)
         if seed % arguments.orders == 0:
-            correct = matrices(generator)
+            correct, features = matrices(generator)
             means = correct.sum(0, dtype=torch.float64) / len(correct)
             spread = float(means.std())
             half = min(300, correct.shape[1] // 2)
             disagreement = float((correct[:, :half] ^ correct[:, half : 2 * half]).float().mean())
         size = (correct.shape[1], len(correct))
         races = {
-            "halving": halving(*size, budget=arguments.budget, generator=generator),
+            "halving": halving(*size, budget=arguments.budget, generator=generator, features=features),
+            "halving, no features": halving(*size, budget=arguments.budget, generator=generator),
             "halving, no pilot": halving(*size, budget=arguments.budget, generator=generator, pilot=0),
             "elimination": elimination(*size, delta=arguments.delta, generator=generator),
         }
@@ -211,7 +224,7 @@ def main() -> None:
     else:
         for spread in DISAGREEMENT:
 
-            def matrices(generator: torch.Generator, spread: float = spread) -> Tensor:
+            def matrices(generator: torch.Generator, spread: float = spread) -> Answers:
                 return simulate(arguments.candidates, arguments.images, spread, generator)
 
             report("simulated", matrices, arguments)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pgnas.bayes import HalvingPlan, Race, RaceResult, elimination, exhaustive, halving, plan_halving
 from pgnas.bayes._elimination import increments, log_wealth
-from pgnas.bayes._image_order import WEIGHT_FLOOR, exponential_clocks, image_order, image_weights
+from pgnas.bayes._image_order import WEIGHT_FLOOR, exponential_clocks, image_order, image_weights, inclusion
 from pgnas.errors import InputError
 
 
@@ -317,3 +317,69 @@ def test_scores_that_do_not_answer_are_refused() -> None:
     assert over.request() is None
     with pytest.raises(InputError, match="is over"):
         over.observe(torch.ones(3, 4))
+
+
+def related(arms: int, images: int, seed: int, *, worth: float = 0.04) -> tuple[Tensor, Tensor]:
+    """Right answers of arms that keep some of ten units, each worth something, and which they keep."""
+    generator = seeded(seed)
+    kept = torch.rand(arms, 10, generator=generator) < 0.5
+    quality = kept.float() @ (worth * torch.randn(10, generator=generator))
+    difficulty = torch.rand(images, generator=generator)
+    alone = torch.rand(arms, images, generator=generator)
+    return 0.7 * difficulty + 0.3 * alone < 0.65 + quality[:, None], kept
+
+
+def test_a_race_in_groups_cut_into_parts_saved_and_resumed_ends_the_same() -> None:
+    correct, kept = related(200, 150, 1)
+
+    def make(seed: int) -> Race:
+        return halving(200, 150, budget=0.4, pilot=8, features=kept, generator=seeded(seed))
+
+    whole = run(make(2), correct)
+    race, requested = make(2), set()
+    while (request := race.request(limit=7)) is not None:
+        requested.add((race.phase, tuple(request.images.tolist())))
+        race = race.observe(correct[request.arms][:, request.images].float())
+        race = make(99).resume(load(save(race.state())))
+    cut = race.result()
+    assert (cut.winner, cut.passes, cut.statement) == (whole.winner, whole.passes, whole.statement)
+    assert torch.equal(cut.order, whole.order)
+    assert cut.passes == plan_halving(200, 150, 0.4, pilot=8).passes
+    assert len(requested) > 12  # six groups of arms see other images
+    assert cut.means[cut.winner].item() == pytest.approx(correct[cut.winner].double().mean().item())
+
+
+def test_arms_are_judged_by_those_they_have_something_in_common_with() -> None:
+    behind: dict[bool, float] = {True: 0.0, False: 0.0}
+    for seed in range(8):
+        correct, kept = related(1500, 600, seed)
+        means = correct.double().mean(1)
+        for knows in behind:
+            features = kept if knows else None
+            race = halving(1500, 600, budget=0.06, pilot=16, features=features, generator=seeded(seed))
+            behind[knows] += float(means.max() - means[run(race, correct).winner]) / 8
+    assert behind[True] < 0.5 * behind[False]
+
+
+def test_features_that_tell_nothing_cost_little() -> None:
+    correct = answers(1500, 600, 3, spread=0.02)
+    means = correct.double().mean(1)
+    nothing = torch.randn(1500, 30, generator=seeded(1))
+    race = halving(1500, 600, budget=0.1, pilot=16, features=nothing, generator=seeded(0))
+    assert float(means.max() - means[run(race, correct).winner]) < 0.005
+
+
+@pytest.mark.parametrize("count", [1, 7, 25, 39])
+def test_the_chance_to_be_among_the_first_is_as_drawn(count: int) -> None:
+    weights = 0.1 + torch.rand(40, generator=seeded(3)).double()
+    generator, seen = seeded(4), torch.zeros(40).double()
+    for _ in range(4000):
+        seen[image_order(exponential_clocks(40, generator), weights)[:count]] += 1 / 4000
+    chance = inclusion(weights, count)
+    assert float(chance.sum()) == pytest.approx(count, rel=1e-6)
+    assert torch.allclose(chance, seen, atol=0.04)
+
+
+def test_features_must_have_a_row_for_each_arm() -> None:
+    with pytest.raises(InputError, match=r"racing features.*\(100, F\)"):
+        halving(100, 50, budget=0.9, pilot=4, features=torch.zeros(99, 3), generator=seeded(0))

@@ -57,7 +57,7 @@ class Judge:
 
 
 def race(ranking, drawn, **options):
-    return make_race(ranking, len(drawn), IMAGES, **({"budget": 0.3, "error": 0.05, "seed": 0} | options))
+    return make_race(ranking, drawn, IMAGES, **({"budget": 0.3, "error": 0.05, "seed": 0} | options))
 
 
 @pytest.mark.parametrize(("ranking", "most"), [("exhaustive", 1.0), ("halving", 0.3), ("elimination", 0.9)])

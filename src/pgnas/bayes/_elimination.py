@@ -33,6 +33,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pgnas.bayes._image_order import WEIGHT_FLOOR
 from pgnas.bayes._rule import Verdict, View
 
 BETS = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
@@ -101,6 +102,16 @@ class Elimination:
     pilot: int
 
     @property
+    def groups(self) -> int:
+        """One: arms are compared image by image."""
+        return 1
+
+    @property
+    def floor(self) -> float:
+        """As usual: what an image may bet shrinks with it."""
+        return WEIGHT_FLOOR
+
+    @property
     def error(self) -> float | None:
         """Delta."""
         return self.delta
@@ -110,6 +121,10 @@ class Elimination:
         """What is known about the winner."""
         which = f"within {self.epsilon:g} of the best" if self.epsilon else "the best"
         return f"of all candidates scored on all images, the winner would be {which}"
+
+    def learn(self, pilot: Tensor, weights: Tensor) -> Tensor:
+        """Nothing: the guarantee must not depend on it."""
+        return torch.empty(0, dtype=torch.float64)
 
     def memory(self, arms: int) -> tuple[Tensor, Tensor]:
         """Evidence: sums of x and x^2 against the reference, then against the leader, and how often those refuted.

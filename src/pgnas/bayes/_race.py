@@ -1,8 +1,9 @@
 """A race as a pure state machine: what to score next, what is known so far, and the outcome.
 
 The arms are the candidates 0 .. C - 1, the images 0 .. N - 1 are held out, and the score of an arm on an image lies in
-[0, 1] (1 if it is classified correctly). All arms of a stage see the same images. A `Rule` decides how long a stage is
-and who stays for the next; the race does the rest, so that rules are short.
+[0, 1] (1 if it is classified correctly). All arms of a group see the same images, in an order of its own; most rules
+have one group. A `Rule` decides how long a stage is and who stays for the next; the race does the rest, so that rules
+are short.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pgnas.bayes._image_order import exponential_clocks, image_order, image_weights
+from pgnas.bayes._image_order import expected_scores, exponential_clocks, image_order, image_weights
 from pgnas.bayes._rule import Rule, Verdict, View
 from pgnas.errors import InputError
 
@@ -45,9 +46,11 @@ class Standing:
     """All that a race knows, as plain tensors.
 
     Attributes:
-        clocks: Exponential clocks that give the images their random order, shape (N,), float64.
+        clocks: Exponential clocks that give the images each group's random order, shape (G, N), float64.
         weights: Sampling weight of each image, shape (N,), float64.
-        alive: Arms still in, in ascending order, shape (S,), int64.
+        expected: What the pilot lets expect of an arm on each image, shape (N,), float64; 0 without a pilot.
+        learned: What the rule learned from the pilot, shape (L,), float64.
+        alive: Arms still in, group by group and ascending in each, shape (S,), int64.
         sums: Summed scores of each arm, shape (C,), float64.
         counts: Images that each arm has seen, shape (C,), int64.
         left: Stage after which an arm left, shape (C,), int64.
@@ -60,6 +63,8 @@ class Standing:
 
     clocks: Tensor
     weights: Tensor
+    expected: Tensor
+    learned: Tensor
     alive: Tensor
     sums: Tensor
     counts: Tensor
@@ -79,7 +84,7 @@ class RaceResult:
         winner: The arm chosen; it has seen all images, and is the lowest arm among equals.
         order: All arms, best first, shape (C,): who stayed longer comes first, among those the higher mean.
         means: Mean score of each arm on the images it has seen, shape (C,). Of arms that have not seen all, compare
-            only those with equal counts; with a pilot, the first images are the hard ones.
+            only those with equal counts; with a pilot, the first images are the hard ones, and not the same for all.
         counts: Images that each arm has seen in the race, shape (C,).
         pilot: Mean scores of arms 0 .. P - 1 on all images, shape (P,): an unselected sample.
         passes: Arm-images scored, the pilot's included.
@@ -128,9 +133,11 @@ class Race:
         evidence, memory = rule.memory(arms)
         phase = FINISHING if arms == 1 else PILOT if rule.pilot else RACING
         standing = Standing(
-            clocks=exponential_clocks(images, generator),
+            clocks=torch.stack([exponential_clocks(images, generator) for _ in range(rule.groups)]),
             weights=torch.ones(images, dtype=torch.float64),
-            alive=torch.arange(arms),
+            expected=torch.zeros(images, dtype=torch.float64),
+            learned=torch.empty(0, dtype=torch.float64),
+            alive=torch.argsort(torch.arange(arms) % rule.groups, stable=True),
             sums=torch.zeros(arms, dtype=torch.float64),
             counts=torch.zeros(arms, dtype=torch.int64),
             left=torch.full((arms,), _STILL_IN),
@@ -147,17 +154,19 @@ class Race:
         """PILOT, RACING, FINISHING (the winner sees the images that are left) or OVER."""
         return int(self.standing.position[0])
 
-    def order(self) -> Tensor:
-        """The images (N,) in the order in which they are drawn."""
-        return image_order(self.standing.clocks, self.standing.weights)
+    def order(self, group: int = 0) -> Tensor:
+        """The images (N,) in the order in which they are drawn for a group."""
+        return image_order(self.standing.clocks[group], self.standing.weights)
 
     def request(self, limit: int | None = None) -> Request | None:
         """The scores wanted next, of at most ``limit`` arms; None when the race is over."""
         if self.phase == OVER:
             return None
         arms, start, stop = self._stage()
-        first = len(self.standing.block)
-        return Request(arms[first : None if limit is None else first + limit], self.order()[start:stop])
+        left = arms[len(self.standing.block) :]
+        groups = self._groups(left)
+        together = left[groups == groups[0]]
+        return Request(together[:limit], self.order(int(groups[0]))[start:stop])
 
     def observe(self, scores: Tensor) -> Race:
         """The race that also knows ``scores`` (A, B): the answer to the request, or to its first A arms.
@@ -169,7 +178,8 @@ class Race:
         if self.phase == OVER:
             raise InputError("racing", "is over", remedy="read result(), begin another race")
         arms, start, stop = self._stage()
-        _check_scores(scores, len(arms) - len(now.block), stop - start)
+        groups = self._groups(arms[len(now.block) :])
+        _check_scores(scores, int((groups == groups[0]).sum()), stop - start)
         scores = scores.detach().cpu().to(torch.float32)
         kept = scores if self.phase == PILOT else self.rule.keep(scores)
         block = torch.cat([now.block, kept]) if len(now.block) else kept
@@ -188,7 +198,7 @@ class Race:
             InputError: If the state is of a race with another number of arms or images, or of another rule.
         """
         mine = self.state()
-        fixed = set(mine) - {"alive", "block"}
+        fixed = set(mine) - {"alive", "block", "learned"}
         if set(state) != set(mine) or any(state[name].shape != mine[name].shape for name in fixed):
             raise InputError(
                 "racing state", "must be of a race of the same settings", remedy="remove it and begin the race again"
@@ -228,14 +238,33 @@ class Race:
             return torch.arange(self.rule.pilot), 0, images
         return now.alive, seen, self.rule.stop(stage, seen, images) if self.phase == RACING else images
 
+    def _groups(self, arms: Tensor) -> Tensor:
+        """The group of each arm; of the pilot's, which see everything, the first."""
+        return torch.zeros_like(arms) if self.phase == PILOT else arms % self.rule.groups
+
+    def _expected(self, start: int, stop: int) -> Tensor:
+        """What the pilot lets expect of each arm alive on the images of a stage, summed, (S,)."""
+        groups = self._groups(self.standing.alive)
+        sums = torch.zeros(self.rule.groups, dtype=torch.float64)
+        for group in set(groups.tolist()):
+            sums[group] = self.standing.expected[self.order(group)[start:stop]].sum()
+        return sums[groups]
+
     def _close(self, stop: int) -> Race:
         """Every arm of the stage has been observed."""
         now = self.standing
         phase, stage, seen, spent = now.position.tolist()
         if phase == PILOT:
-            weights = torch.empty_like(now.weights).index_copy(0, self.order(), image_weights(now.block))
-            pilot, position = now.block.double().mean(1), torch.tensor([RACING, 0, 0, spent])
-            return self._at(weights=weights, pilot=pilot, position=position, block=torch.empty(0, 0))
+            scores = torch.empty_like(now.block).index_copy(1, self.order(), now.block)
+            weights = image_weights(scores, self.rule.floor)
+            return self._at(
+                weights=weights,
+                expected=expected_scores(scores),
+                learned=self.rule.learn(scores, weights),
+                pilot=scores.double().mean(1),
+                position=torch.tensor([RACING, 0, 0, spent]),
+                block=torch.empty(0, 0),
+            )
         before = now.sums[now.alive]
         sums = before + self.rule.total(now.block)
         known = self._at(
@@ -251,7 +280,10 @@ class Race:
             before=before,
             block=now.block,
             evidence=now.evidence[now.alive],
+            everyone=now.evidence,
             memory=now.memory,
+            learned=now.learned,
+            expected=self._expected(seen, stop),
             weights=now.weights[self.order()],
             start=seen,
             stop=stop,

@@ -16,8 +16,11 @@ class View(NamedTuple):
         before: Summed scores without, shape (S,).
         block: What the rule kept of the stage's scores, shape (S, K).
         evidence: What the rule remembers of each arm, shape (S, E).
+        everyone: The same of all arms, those that left included, shape (C, E).
         memory: What it remembers besides, shape (M,).
-        weights: Sampling weights of all images in the order in which they are drawn, shape (N,).
+        learned: What the rule learned from the pilot, shape (L,).
+        expected: What the pilot lets expect of the stage's images, summed, shape (S,).
+        weights: Sampling weights of all images in the order in which they are drawn (of the first group), shape (N,).
         start: Images seen before this stage.
         stop: Images seen now, < N.
         stage: Number of the stage, from 0.
@@ -28,7 +31,10 @@ class View(NamedTuple):
     before: Tensor
     block: Tensor
     evidence: Tensor
+    everyone: Tensor
     memory: Tensor
+    learned: Tensor
+    expected: Tensor
     weights: Tensor
     start: int
     stop: int
@@ -52,12 +58,23 @@ class Rule(Protocol):
         """Arms scored on all images beforehand to find the images that tell arms apart; 0 for none."""
 
     @property
+    def groups(self) -> int:
+        """Arm i sees the images in the order of group i modulo this number; 1: all see the same images."""
+
+    @property
+    def floor(self) -> float:
+        """Least sampling weight of an image, in units of the largest."""
+
+    @property
     def error(self) -> float | None:
         """Probability that the statement of the result is wrong, at most; None if none can be stated."""
 
     @property
     def statement(self) -> str:
         """What is known about the winner."""
+
+    def learn(self, pilot: Tensor, weights: Tensor) -> Tensor:
+        """What is worth remembering (L,), float64, of the pilot's scores (P, N) and the images' weights (N,)."""
 
     def memory(self, arms: int) -> tuple[Tensor, Tensor]:
         """The evidence (C, E) and the memory (M,) to begin with."""

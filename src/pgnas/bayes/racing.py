@@ -11,15 +11,17 @@ are one state machine (`Race`): a request may be answered in parts (``request(li
 
 Many images are right, or wrong, for nearly every candidate: they cost passes and decide nothing. With many candidates
 a pilot of a few dozen is therefore scored on all images, and the images are drawn in proportion to how much those
-disagree.
+disagree. Halving then also lets arms see different images, and judges each by those it shares features with.
 """
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from pgnas.bayes._elimination import Elimination
 from pgnas.bayes._halving import Halving, HalvingPlan, pilot_size, plan_halving
+from pgnas.bayes._mixed_model import standardized
 from pgnas.bayes._race import Race, RaceResult, Request
 from pgnas.errors import InputError
 
@@ -34,11 +36,19 @@ def exhaustive(arms: int, images: int, *, generator: torch.Generator) -> Race:
         images: N.
         generator: Gives the images an order.
     """
-    return Race.begin(Halving(HalvingPlan((arms,), (images,))), arms, images, generator)
+    plan = HalvingPlan((arms,), (images,))
+    return Race.begin(Halving(plan, torch.empty(arms, 0, dtype=torch.float64)), arms, images, generator)
 
 
 def halving(
-    arms: int, images: int, *, budget: float, generator: torch.Generator, batch: int = 1, pilot: int | None = None
+    arms: int,
+    images: int,
+    *,
+    budget: float,
+    generator: torch.Generator,
+    batch: int = 1,
+    pilot: int | None = None,
+    features: Tensor | None = None,
 ) -> Race:
     """Successive halving within a fixed number of passes; `HalvingPlan.error_bound` tells what it may lose.
 
@@ -49,12 +59,22 @@ def halving(
         generator: Draws the order of the images.
         batch: Images are asked for in multiples of this many; few, as the first stage can afford few.
         pilot: Arms scored on all images beforehand, part of the budget; None: up to 64, an eighth of the budget.
+        features: What arms may have in common, (C, F), such as which units each keeps. With a pilot, arms are then
+            judged by each other, too; without one they are not used.
 
     Raises:
-        InputError: If the budget does not pay one batch for each arm and all images for one.
+        InputError: If the budget does not pay one batch for each arm and all images for one, or there is not a row of
+            features for each arm.
     """
     plan = plan_halving(arms, images, budget, batch=batch, pilot=pilot)
-    return Race.begin(Halving(plan), arms, images, generator)
+    if features is None or not plan.pilot:
+        known = torch.empty(arms, 0, dtype=torch.float64)
+    elif features.dim() == 2 and len(features) == arms:
+        known = standardized(features)
+    else:
+        rule, shape = f"must have shape ({arms}, F)", tuple(features.shape)
+        raise InputError("racing features", rule, value=shape, remedy="give a row for each arm")
+    return Race.begin(Halving(plan, known), arms, images, generator)
 
 
 def elimination(

@@ -50,12 +50,14 @@ class Raced:
         }
 
 
-def make_race(ranking: Ranking, candidates: int, images: int, *, budget: float, error: float, seed: int) -> Race:
+def make_race(
+    ranking: Ranking, candidates: Sequence[Candidate], images: int, *, budget: float, error: float, seed: int
+) -> Race:
     """The race that the settings name.
 
     Args:
         ranking: How.
-        candidates: C.
+        candidates: The arms; halving judges those by each other that keep the same units.
         images: N.
         budget: Of halving: share of the C x N passes.
         error: Of elimination: probability of choosing wrongly.
@@ -64,13 +66,20 @@ def make_race(ranking: Ranking, candidates: int, images: int, *, budget: float, 
     Raises:
         InputError: The budget does not suffice for so many candidates.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator, count = torch.Generator().manual_seed(seed), len(candidates)
     races: dict[Ranking, Callable[[], Race]] = {
-        "exhaustive": lambda: exhaustive(candidates, images, generator=generator),
-        "halving": lambda: halving(candidates, images, budget=budget, generator=generator),
-        "elimination": lambda: elimination(candidates, images, delta=error, generator=generator),
+        "exhaustive": lambda: exhaustive(count, images, generator=generator),
+        "halving": lambda: halving(count, images, budget=budget, generator=generator, features=units_kept(candidates)),
+        "elimination": lambda: elimination(count, images, delta=error, generator=generator),
     }
     return races[ranking]()
+
+
+def units_kept(candidates: Sequence[Candidate]) -> Tensor:
+    """Which units each candidate keeps, bool (C, U), gate after gate."""
+    architectures = [candidate.architecture for candidate in candidates]
+    rows = [[flag for name in found.sizes for flag in found.flags(name)] for found in architectures]
+    return torch.tensor(rows, dtype=torch.bool)
 
 
 def run_race(

@@ -146,7 +146,7 @@ def _race(
     config, select = run.config, run.data.select
     race = make_race(
         config.ranking,
-        len(drawn),
+        drawn,
         len(select),
         budget=config.ranking_budget,
         error=config.ranking_error,
