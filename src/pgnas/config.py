@@ -85,6 +85,8 @@ class RunConfig:
         round_to: Numbers of channels are brought up to multiples of this, for hardware that likes them so.
         device_costs: The folder of a run whose timings of this network are used, so that a rerun decides alike.
         recalibrate: Re-estimate BatchNorm statistics of each candidate; ``auto``: where validation says it helps.
+        average_weights: Candidates have the average of the supernet's weights over the last steps; ``auto``: if the
+            decision comes before the end, when the learning rate is still high, unless statistics are not re-estimated.
         temperature: tau of the relaxation (Eq. 16); ``None``: 0.2 with the paper prior, else 0.5.
         initial_drop: Initial drop probability; ``None``: 0.1 with the paper prior, else 0.02.
         fixed_drop: A drop probability that every gate keeps: nothing is learned about the architecture, candidates are
@@ -145,6 +147,7 @@ class RunConfig:
     round_to: int = 1
     device_costs: str | None = None
     recalibrate: Switch = "auto"
+    average_weights: Switch = "auto"
     temperature: float | None = None
     initial_drop: float | None = None
     fixed_drop: float | None = None
@@ -203,6 +206,12 @@ class RunConfig:
     def sheds(self) -> bool:
         """Whether the supernet sheds closed gates, ``auto`` resolved."""
         return self.shed == "on" or (self.shed == "auto" and self.budget is not None)
+
+    @property
+    def averages_weights(self) -> bool:
+        """Whether the supernet's weights are averaged over the last steps, ``auto`` resolved."""
+        decides = self.decision_share() is not None and self.recalibrate != "off"
+        return self.average_weights == "on" or (self.average_weights == "auto" and decides)
 
     @property
     def selections(self) -> Selections:
@@ -311,6 +320,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "recalibrate": ("auto", "on", "off"),
     "streams": ("auto", "on", "off"),
     "shed": ("auto", "on", "off"),
+    "average_weights": ("auto", "on", "off"),
     "avoid_selections": ("auto", "on", "measured", "off"),
     "ranking": ("exhaustive", "halving", "elimination"),
     "rank_by": ("accuracy", "loss"),

@@ -99,6 +99,26 @@ def test_the_caps_target_falls_from_the_full_network_and_is_in_force_before_the_
     assert sorted(targets, reverse=True) == targets
 
 
+def test_a_phase_ends_with_the_average_of_its_weights(engine):
+    supernet, (x, y) = make_supernet(), batch()
+    phase = make_phase(supernet, engine, GibbsPrior(), averaging=4.0)
+    wanted = {name: value.detach().clone() for name, value in supernet.body.named_parameters()}
+    finish = phase.finish_step
+
+    def watched(step):
+        for name, value in supernet.body.named_parameters():
+            wanted[name] += (value.detach() - wanted[name]) / 4
+        finish(step)
+
+    phase.finish_step = watched
+    run_epochs(phase, [(x, y)] * 5, epochs=range(2), seed=0, store=NoStore(), progress=SilentReporter())
+    last = {name: value.detach().clone() for name, value in supernet.body.named_parameters()}
+    phase.settle()
+    for name, value in supernet.body.named_parameters():
+        torch.testing.assert_close(value.detach(), wanted[name])
+        assert not torch.allclose(value, last[name])
+
+
 def test_compilation_is_decided_by_planned_work_alone():
     cpu = torch.device("cpu")
     assert worth_compiling("on", 0.0, cpu)[0]

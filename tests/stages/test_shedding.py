@@ -49,9 +49,9 @@ def make_supernet():
     return supernet
 
 
-def make_phase(engine, rule=EAGER, budget=None):
+def make_phase(engine, rule=EAGER, budget=None, averaging=0.0):
     supernet = make_supernet()
-    settings = PosteriorSettings(GibbsPrior(), 5000.0, {"macs": 0.4}, STEPS * EPOCHS)
+    settings = PosteriorSettings(GibbsPrior(), 5000.0, {"macs": 0.4}, STEPS * EPOCHS, averaging=averaging)
     full = supernet.count(supernet.open()).macs
     return PosteriorPhase(
         supernet, settings, engine=engine, schedule=CosineSchedule(0.05, STEPS * EPOCHS, 2), loss=F.cross_entropy,
@@ -86,9 +86,10 @@ class Kept(NoStore):
         return copy.deepcopy(self.states[-1]) if self.states else None
 
 
-def test_training_goes_on_as_if_nothing_had_left(engine):
+@pytest.mark.parametrize("averaging", [0.0, 5.0])
+def test_training_goes_on_as_if_nothing_had_left(engine, averaging):
     """Against a phase whose gates are closed at the same moments and whose channels all stay."""
-    shed, whole = make_phase(engine), make_phase(engine, rule=None)
+    shed, whole = make_phase(engine, averaging=averaging), make_phase(engine, rule=None, averaging=averaging)
     closings = [state["phase"]["shedder"]["closed"] for state in train(shed, range(EPOCHS), Kept()).states]
     whole.spending, whole.finish_epoch = None, lambda epoch: whole.whole.gates.close_(closings[epoch - 1])
     train(whole, range(EPOCHS))
@@ -101,6 +102,7 @@ def test_training_goes_on_as_if_nothing_had_left(engine):
     left, momentum = shed.supernet, shed.momentum()
     ones = left.put(left.take({n: torch.ones_like(p) for n, p in whole.whole.body.named_parameters()}))
     shed.settle()
+    whole.settle()
     everything = dict(whole.whole.body.named_parameters())
     for name, value in shed.whole.body.named_parameters():
         torch.testing.assert_close(value[ones[name] == 1], everything[name][ones[name] == 1], rtol=1e-3, atol=1e-5)
@@ -111,15 +113,16 @@ def test_training_goes_on_as_if_nothing_had_left(engine):
         torch.testing.assert_close(shed.whole.eval()(x), whole.whole.eval()(x), rtol=1e-3, atol=1e-4)
 
 
-def test_a_search_resumed_through_a_shedding_is_the_same(engine):
-    straight = make_phase(engine)
+@pytest.mark.parametrize("averaging", [0.0, 5.0])
+def test_a_search_resumed_through_a_shedding_is_the_same(engine, averaging):
+    straight = make_phase(engine, averaging=averaging)
     store = train(straight, range(EPOCHS), Kept())
     assert straight.shedder.moments == EAGER.moments
     assert store.states[0]["phase"]["shedder"]["closed"].any()
     expected = digest([straight.logits["logits"].state_dict(), straight.momentum()])
     straight.settle()
     for kept in (1, 2, EPOCHS - 1):
-        resumed, again = make_phase(engine), Kept()
+        resumed, again = make_phase(engine, averaging=averaging), Kept()
         again.states = store.states[:kept]
         train(resumed, range(EPOCHS), again)
         assert resumed.spending == straight.spending

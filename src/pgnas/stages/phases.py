@@ -46,6 +46,8 @@ class PosteriorSettings:
         weights_only: Steps at the start in which the weights learn and the logits do not.
         weight_decay: L2 decay of the weights.
         momentum: Nesterov momentum of the weights.
+        averaging: Steps over which the weights are averaged, exponentially; the average is what the phase ends with.
+            At most 1: the weights of the last step are.
     """
 
     prior: Prior
@@ -58,6 +60,7 @@ class PosteriorSettings:
     weights_only: int = 0
     weight_decay: float = 5e-4
     momentum: float = 0.9
+    averaging: float = 0.0
 
     def target(self, cap: float, step: float) -> float:
         """The cap in force at a place in the schedule: lowered from 1, geometrically."""
@@ -82,6 +85,7 @@ class PosteriorPhase(Phase):
     Attributes:
         whole: The supernet as handed in; :meth:`settle` brings it up to date if gates have left.
         supernet: What is trained: ``whole``, or what is left of it.
+        average: Of its weights, by name; empty without averaging.
     """
 
     name = "search"
@@ -101,7 +105,7 @@ class PosteriorPhase(Phase):
         self.whole, self.engine, self.schedule, self.settings = supernet, engine, schedule, settings
         self.shedder, self.spending = shedder, spending
         self._loss, self._compiled = loss, compiled
-        self._adopt(supernet, {})
+        self._adopt(supernet, {}, {})
         self.logits: dict[str, torch.optim.Optimizer] = {}
         if settings.logit_lr is not None:
             adam = torch.optim.Adam(supernet.gates.parameters(), lr=settings.logit_lr)
@@ -109,13 +113,18 @@ class PosteriorPhase(Phase):
         self.controllers = dict.fromkeys(settings.caps, stiffened(CapController()))
         self._costs: dict[CostName, Tensor] = {}
 
-    def _adopt(self, supernet: Supernet | ShedSupernet, momentum: Mapping[str, Tensor]) -> None:
-        """Train this from now on, with this momentum of its weights."""
+    def _adopt(
+        self, supernet: Supernet | ShedSupernet, momentum: Mapping[str, Tensor], average: dict[str, Tensor]
+    ) -> None:
+        """Train this from now on, with this momentum and average of its weights (none: they begin here)."""
         self.network = self.supernet = supernet
         self._forward: Callable[..., Any] = CompiledForward(supernet) if self._compiled else supernet
         sgd = _nesterov(supernet.weight_parameters(), self.schedule, self.settings.weight_decay, self.settings.momentum)
         _set_momentum(sgd, dict(supernet.body.named_parameters()), momentum)
         self.weights = self.engine.optimizer(sgd)
+        self.average = average
+        if self.settings.averaging > 1 and not average:
+            self.average = {name: value.detach().clone() for name, value in supernet.body.named_parameters()}
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Of the weights and, unless these stay as they are, of the logits."""
@@ -156,7 +165,10 @@ class PosteriorPhase(Phase):
         return super().update(loss, step)
 
     def finish_step(self, step: int) -> None:
-        """Clamp the logits and take a dual step, once they learn."""
+        """Average the weights; clamp the logits and take a dual step, once they learn."""
+        if self.average:
+            for name, value in self.supernet.body.named_parameters():
+                self.average[name].lerp_(value.detach(), 1 / self.settings.averaging)
         if step < self.settings.weights_only:
             return
         if self.logits:
@@ -187,15 +199,15 @@ class PosteriorPhase(Phase):
 
     def _shed(self, closed: Tensor) -> None:
         """Go on without the units ``closed``, bool (U,)."""
-        momentum = self.momentum()
+        momentum, average = self.momentum(), self._of_whole(self.average)
         self._put_back()
-        self._adopt_left(closed, momentum)
+        self._adopt_left(closed, momentum, average)
 
-    def _adopt_left(self, closed: Tensor, momentum: Mapping[str, Tensor]) -> None:
+    def _adopt_left(self, closed: Tensor, momentum: Mapping[str, Tensor], average: Mapping[str, Tensor]) -> None:
         self.whole.gates.close_(closed)
         left = ShedSupernet(self.whole)
         self.engine.place(left)
-        self._adopt(left, left.take(momentum))
+        self._adopt(left, left.take(momentum), left.take(average))
 
     def _put_back(self) -> None:
         if isinstance(self.supernet, ShedSupernet):
@@ -203,6 +215,9 @@ class PosteriorPhase(Phase):
 
     def settle(self) -> None:
         """The end: ``whole`` has what was learned, and the gates that left have the logits of closed ones."""
+        with torch.no_grad():
+            for name, value in self.supernet.body.named_parameters():
+                value.copy_(self.average.get(name, value))
         self._put_back()
         self.whole.gates.settle_()
 
@@ -240,7 +255,7 @@ class PosteriorPhase(Phase):
         """Weights, logits, optimisers, multipliers, and which gates left."""
         self._put_back()
         state = super().state() | {"caps": {kind: c.to_dict() for kind, c in self.controllers.items()}}
-        state["network"] = dict(self.whole.state_dict())
+        state |= {"network": dict(self.whole.state_dict()), "average": self.average}
         for name, part in (("shedder", self.shedder), ("spending", self.spending)):
             if part is not None:
                 state[name] = part.state()
@@ -254,15 +269,19 @@ class PosteriorPhase(Phase):
         if self.shedder is not None:
             self.shedder.load_state(state["shedder"])
             if state["shedder"]["closed"].any():
-                self._adopt_left(state["shedder"]["closed"], {})
+                self._adopt_left(state["shedder"]["closed"], {}, {})
+        if self.average:
+            self.average = {name: state["average"][name].to(value) for name, value in self.average.items()}
         for name, optimizer in self.optimizers().items():
             optimizer.load_state_dict(state["optimizers"][name])
         self.controllers = {kind: CapController.from_dict(c) for kind, c in state["caps"].items()}
 
     def momentum(self) -> dict[str, Tensor]:
         """Each weight's momentum, by the weight's name; 0 where channels left."""
-        found = momentum_of(self.weights, dict(self.supernet.body.named_parameters()))
-        return self.supernet.put(found) if isinstance(self.supernet, ShedSupernet) else found
+        return self._of_whole(momentum_of(self.weights, dict(self.supernet.body.named_parameters())))
+
+    def _of_whole(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self.supernet.put(tensors) if isinstance(self.supernet, ShedSupernet) else tensors
 
 
 def stiffened(controller: CapController) -> CapController:

@@ -26,6 +26,8 @@ from pgnas.stages.shedding import Pace, Shedder, SheddingRule, Spending, afforda
 from pgnas.stages.timings import Timings
 from pgnas.stages.training import Judge, Loader, Loss, Metric, Score, evaluate, judge_examples, recalibrate
 
+AVERAGED_SHARE, AVERAGED_MOST = 0.05, 100.0
+"""Steps over which a supernet's weights are averaged: this share of those to the decision, and no more than so many."""
 CALIBRATION_BATCHES = 8
 """Training batches on which BatchNorm is re-estimated."""
 FORWARD_SHARE = 1 / 3
@@ -149,6 +151,7 @@ class Recipe:
             logit_lr=self.config.logit_lr if self.config.fixed_drop is None else None,
             weights_only=round(self.weights_first(supernet) * self.steps_an_epoch),
             weight_decay=self.weight_decay,
+            averaging=min(AVERAGED_MOST, AVERAGED_SHARE * end) if self.config.averages_weights else 0.0,
         )
         return PosteriorPhase(
             supernet,

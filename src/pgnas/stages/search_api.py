@@ -23,7 +23,7 @@ from pgnas.stages.latency import meet_latency
 from pgnas.stages.recipe import AUGMENTATION_FACTOR, Recipe, calibration_batches, prior_of
 from pgnas.stages.shedding import require_sheddable
 from pgnas.stages.timings import Timings
-from pgnas.stages.training import Loader, Loss, Metric, NoStore, Phase, Score, accuracy
+from pgnas.stages.training import Loader, Loss, Metric, NoStore, Phase, Score, accuracy, recalibrate
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,7 @@ def search(
         decide_at=decide_at, candidates=candidates, lr=lr, weight_decay=weight_decay, logit_lr=logit_lr, seed=seed,
         device=device, precision=precision, compile=compile, max_latency=max_latency, latency_batch=latency_batch,
         round_to=round_to, shed="on" if shed else "off", weights_first=weights_first,
+        average_weights="auto" if recalibrate_norms else "off",
     )  # fmt: skip
     if shed:
         require_sheddable(supernet)
@@ -192,6 +193,8 @@ class _Searcher:
         self._epochs("search", phase, range(recipe.decision_epoch))
         momentum = phase.momentum()
         phase.settle()
+        if phase.average:
+            recalibrate(self.supernet, calibration_batches(self.train_loader), engine=recipe.engine)
         return momentum
 
     def rank(self) -> list[Candidate]:

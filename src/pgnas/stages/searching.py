@@ -38,6 +38,8 @@ def search(run: Context, store: FolderStore) -> Facts:
     run.train(phase, range(recipe.decision_epoch), store)
     momentum = phase.momentum()
     phase.settle()
+    if phase.average:
+        recalibrate(supernet, run.calibration_batches(), engine=run.engine)
     run.folder.save_tensors("posterior.safetensors", supernet.state_dict(), {"space": supernet.open().space})
     run.folder.save_tensors("momentum.safetensors", momentum)
     val = run.score(supernet, run.data.estimate)
