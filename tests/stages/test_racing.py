@@ -14,7 +14,7 @@ from pgnas.processes import Processes
 from pgnas.stages import racing
 from pgnas.stages.candidates import draw
 from pgnas.stages.engine import make_engine
-from pgnas.stages.racing import make_race, run_race
+from pgnas.stages.racing import make_race, run_race, units_kept
 from pgnas.stages.training import judge_examples
 
 IMAGES = 400
@@ -148,3 +148,11 @@ def test_a_run_ranks_by_a_race(tmp_path, ranking):
 
 def found_digest(run):
     return json.loads((run.path / "result.json").read_text())["found"]["digest"]
+
+
+def test_the_units_kept_are_those_of_the_architectures(searched):
+    drawn = searched[1]
+    kept = units_kept(drawn)
+    for row, candidate in zip(kept.tolist(), drawn, strict=True):
+        architecture = candidate.architecture
+        assert row == [flag for name in architecture.sizes for flag in architecture.flags(name)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -77,9 +78,13 @@ def make_race(
 
 def units_kept(candidates: Sequence[Candidate]) -> Tensor:
     """Which units each candidate keeps, bool (C, U), gate after gate."""
-    architectures = [candidate.architecture for candidate in candidates]
-    rows = [[flag for name in found.sizes for flag in found.flags(name)] for found in architectures]
-    return torch.tensor(rows, dtype=torch.bool)
+    sizes = candidates[0].architecture.sizes
+    first = dict(zip(sizes, itertools.accumulate(sizes.values(), initial=0), strict=False))
+    kept = torch.zeros(len(candidates), sum(sizes.values()), dtype=torch.bool)
+    for row, candidate in zip(kept, candidates, strict=True):
+        units = candidate.architecture.kept
+        row[[first[name] + unit for name in sizes for unit in units[name]]] = True
+    return kept
 
 
 def run_race(
