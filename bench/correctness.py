@@ -51,6 +51,8 @@ def main() -> None:
         print(f"{len(drawn)} distinct candidates")
         units = units_kept(drawn).numpy()
         judge = _judge(context, context.ranking_calibration())
+        if rows:  # a file of an earlier bench may lack the units
+            _save(arguments.out, rows, units)
         for place in range(len(rows), len(drawn)):
             rows.append(judge(extract_small(context.posterior, drawn[place].architecture).module))
             if (place + 1) % SAVE_EVERY == 0 or place + 1 == len(drawn):

@@ -6,7 +6,6 @@ import copy
 import functools
 import os
 import platform
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ import torch
 from bench.peers import budget
 from bench.peers.cells import Cell
 from bench.peers.methods import METHODS, Method, random_settings
-from bench.peers.methods.base import TRAINED, Facts, counts, train_plainly
+from bench.peers.methods.base import TRAINED, Facts, commit, counts, train_plainly
 from torch import nn
 
 from pgnas.config import RunConfig
@@ -176,7 +175,7 @@ def _result(run: Context, method: Method, cell: Cell) -> dict[str, Any]:
     epochs = int(str(run.folder.stage_facts("train").get("epochs", 0)))
     trained = budget.of_training(epochs, macs=found["macs"], full_macs=run.full.macs)
     stages = [name for name in (*method.finding, "train") if run.folder.stage_done(name)]
-    seconds = {name: round(run.folder.stage_seconds(name), 1) for name in stages}
+    seconds = {name: round(_seconds(run, name), 1) for name in stages}
     return {
         **facts["scores"],
         "full": asdict(run.full),
@@ -191,20 +190,13 @@ def _result(run: Context, method: Method, cell: Cell) -> dict[str, Any]:
         "settings": {key: value for key, value in run.config.given().items() if key not in ("out", "data", "weights")},
         "machine": {"cpus": os.cpu_count(), "threads": torch.get_num_threads(), "processor": platform.machine()},
         "packages": _versions(),
-        "commit": _commit(),
+        "commit": commit(),
     }
 
 
-def _commit() -> str | None:
-    """The checkout's commit, with a plus sign if it was changed since; None without one."""
-    where = Path(__file__).parent
-    try:
-        told = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+"], cwd=where, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return told.stdout.strip()
+def _seconds(run: Context, stage: str) -> float:
+    """Of a stage; if another cell did its work, that cell's."""
+    return float(str(run.folder.stage_facts(stage).get("took", run.folder.stage_seconds(stage))))
 
 
 def _versions() -> dict[str, str]:

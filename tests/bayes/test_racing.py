@@ -294,6 +294,7 @@ def test_bad_input_is_explained() -> None:
         lambda g: halving(10, 10, budget=0.0, generator=g),
         lambda g: halving(10, 10, budget=0.9, batch=11, generator=g),
         lambda g: halving(10, 10, budget=0.9, pilot=11, generator=g),
+        lambda g: halving(10, 10, budget=0.9, pilot=1, generator=g),
         lambda g: elimination(10, 10, delta=0.0, generator=g),
         lambda g: elimination(10, 10, delta=0.1, epsilon=-0.1, generator=g),
         lambda g: elimination(10, 10, delta=0.1, batch=0, generator=g),
@@ -383,3 +384,27 @@ def test_the_chance_to_be_among_the_first_is_as_drawn(count: int) -> None:
 def test_features_must_have_a_row_for_each_arm() -> None:
     with pytest.raises(InputError, match=r"racing features.*\(100, F\)"):
         halving(100, 50, budget=0.9, pilot=4, features=torch.zeros(99, 3), generator=seeded(0))
+
+
+def test_the_state_of_a_race_with_another_budget_is_refused_after_its_pilot() -> None:
+    correct, _ = related(200, 150, 1)
+    race = halving(200, 150, budget=0.2, pilot=8, generator=seeded(2))
+    other = halving(200, 150, budget=0.6, pilot=8, generator=seeded(2))
+    request = race.request()
+    assert request is not None
+    race = race.observe(correct[request.arms][:, request.images].float())
+    assert race.resume(race.state()).request() is not None
+    with pytest.raises(InputError, match="same settings"):
+        other.resume(race.state())
+
+
+def test_pilots_that_answer_alike_do_no_harm() -> None:
+    correct = answers(200, 300, 5, spread=0.1)
+    correct[:8] = correct[0]
+    correct[150] = True
+    features = torch.rand(200, 4, generator=seeded(1))
+    for race in (
+        halving(200, 300, budget=0.4, pilot=8, features=features, generator=seeded(2)),
+        halving(200, 300, budget=0.4, pilot=8, features=torch.ones(200, 4), generator=seeded(2)),
+    ):
+        assert bool(correct[run(race, correct).winner].all())  # as 150 is, and one more

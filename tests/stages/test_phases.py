@@ -119,6 +119,16 @@ def test_a_phase_ends_with_the_average_of_its_weights(engine):
         assert not torch.allclose(value, last[name])
 
 
+def test_a_search_begun_without_an_average_begins_it_when_it_goes_on(engine):
+    before, after = (make_phase(make_supernet(), engine, GibbsPrior(), averaging=a) for a in (0.0, 4.0))
+    run_epochs(before, [batch()] * 5, epochs=range(1), seed=0, store=NoStore(), progress=SilentReporter())
+    state = before.state()
+    del state["average"]
+    after.load_state(state)
+    for name, value in before.whole.body.named_parameters():
+        assert torch.equal(after.average[name], value)
+
+
 def test_compilation_is_decided_by_planned_work_alone():
     cpu = torch.device("cpu")
     assert worth_compiling("on", 0.0, cpu)[0]

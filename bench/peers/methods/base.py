@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from bench.peers import budget
 from bench.peers.networks import reshaped
 from torch import nn
 
+from pgnas.errors import InputError
 from pgnas.nn import Counts, measure
 from pgnas.run_folder import RunFolder
 from pgnas.stages.context import Context
@@ -111,7 +114,8 @@ def train_plainly(
 def train_dense(run: Context, store: FolderStore) -> Facts:
     """The stage in which a pruner trains the full network: the first part of the budget, and of the schedule.
 
-    If another pruner has done that with the same settings beside it, its weights and its seconds are taken.
+    If another pruner has done that beside it, with the same settings, data and code, its weights are taken; the seconds
+    said are its.
     """
     epochs = run.recipe.decision_epoch
     other = _same_dense(run)
@@ -119,20 +123,39 @@ def train_dense(run: Context, store: FolderStore) -> Facts:
         network = base_network(run)
         train_plainly(run, store, network, name="dense", epochs=range(epochs), schedule=run.recipe.schedule)
         run.folder.save_tensors(DENSE, network.state_dict())
-        return {"spent": float(epochs)}
+        return {"spent": float(epochs), "commit": commit()}
     run.folder.save_tensors(DENSE, other.load_tensors(DENSE)[0])
-    run.folder.add_seconds("dense", other.stage_seconds("dense"))
-    return {"spent": float(epochs), "trained_by": other.path.name}
+    seconds = other.stage_facts("dense").get("took", other.stage_seconds("dense"))
+    return {"spent": float(epochs), "commit": commit(), "took": seconds, "trained_by": other.path.name}
 
 
 def _same_dense(run: Context) -> RunFolder | None:
-    """A run beside this one that has trained the dense network with these settings."""
+    """A run beside this one that has trained the dense network with these settings, data and code."""
     for ledger in sorted(run.folder.path.parent.glob("*/stages.json")):
-        other = RunFolder.open(ledger.parent, writer=False)
-        same = replace(other.config, out=run.config.out) == run.config
-        if same and other.path != run.folder.path and other.stage_done("dense"):
+        if ledger.parent == run.folder.path:
+            continue
+        try:
+            other = RunFolder.open(ledger.parent, writer=False)
+        except InputError:  # damaged, or none of ours
+            continue
+        same = replace(other.config, out=run.config.out) == run.config and other.stage_done("dense")
+        code = commit()
+        same = same and code is not None and other.stage_facts("dense").get("commit") == code
+        if same and other.stage_facts("data") == run.folder.stage_facts("data"):
             return other
     return None
+
+
+def commit() -> str | None:
+    """The checkout's commit, with a plus sign if it was changed since; None without one."""
+    where = Path(__file__).parent
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+"], cwd=where, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return told.stdout.strip()
 
 
 def dense_network(run: Context) -> nn.Module:
@@ -195,7 +218,7 @@ def pruner(title: str, prune: Stage, **settings: Any) -> Method:
     return Method(
         title=title,
         finding={"dense": train_dense, "prune": prune},
-        finding_trained={"prune": prune},
+        finding_trained=None if settings else {"prune": prune},
         found=pruned_network,
         spent=spent_pruning,
         train=train_pruned,

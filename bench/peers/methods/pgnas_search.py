@@ -36,11 +36,11 @@ TRAINED_START = {"epochs": SEARCH_EPOCHS, "decide_at": "never", "lr": SEARCH_LR,
 
 
 def search(title: str, **settings: Any) -> Method:
-    """A search by ``pgnas run``, up to and with its stage ``train``, with settings of its own."""
+    """A search by ``pgnas run``, up to and with its stage ``train``; with settings of its own it only starts afresh."""
     return Method(
         title=title,
         finding=FINDING,
-        finding_trained=FINDING,
+        finding_trained=None if settings else FINDING,
         found=found,
         spent=searching.spent,
         train=STAGES["train"],

@@ -122,6 +122,11 @@ class Elimination:
         which = f"within {self.epsilon:g} of the best" if self.epsilon else "the best"
         return f"of all candidates scored on all images, the winner would be {which}"
 
+    @property
+    def facts(self) -> int:
+        """None."""
+        return 0
+
     def learn(self, pilot: Tensor, weights: Tensor) -> Tensor:
         """Nothing: the guarantee must not depend on it."""
         return torch.empty(0, dtype=torch.float64)

@@ -16,18 +16,21 @@ from torch import Tensor
 MOST_FEATURES = 1024
 """More are replaced by so many random mixtures of them, which keep inner products to a few percent."""
 
+ROWS = 256
+"""Arms whose features are mixed at a time: there may be as many units as gigabytes hold, a byte each."""
+
 
 def standardized(features: Tensor) -> Tensor:
     """Features (C, F) around their means, on a scale on which the mean of |z_i|^2 is 1; (C, F'), float64.
 
     Those that are the same for all arms are left out.
     """
-    centered = features.double() - features.double().mean(0)
-    centered = centered[:, centered.abs().amax(0) > 0] if len(centered) else centered
-    if centered.shape[1] > MOST_FEATURES:
+    varying = features[:, (features != features[:1]).any(0)] if len(features) else features
+    if varying.shape[1] > MOST_FEATURES:
         generator = torch.Generator().manual_seed(0)
-        mixing = torch.randn(centered.shape[1], MOST_FEATURES, generator=generator, dtype=torch.float64)
-        centered = centered @ mixing
+        mixing = torch.randn(varying.shape[1], MOST_FEATURES, generator=generator, dtype=torch.float64)
+        varying = torch.cat([rows.double() @ mixing for rows in torch.split(varying, ROWS)])
+    centered = varying.double() - varying.double().mean(0)
     scale = centered.square().sum(1).mean().sqrt()
     return centered / scale if centered.numel() else centered
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pgnas.bayes._image_order import expected_scores, exponential_clocks, image_order, image_weights
+from pgnas.bayes._image_order import exponential_clocks, image_order, image_weights
 from pgnas.bayes._rule import Rule, Verdict, View
 from pgnas.errors import InputError
 
@@ -82,9 +82,11 @@ class RaceResult:
 
     Attributes:
         winner: The arm chosen; it has seen all images, and is the lowest arm among equals.
-        order: All arms, best first, shape (C,): who stayed longer comes first, among those the higher mean.
+        order: All arms, best first, shape (C,): who stayed longer comes first, among those the higher mean (where they
+            saw different images, a rough order).
         means: Mean score of each arm on the images it has seen, shape (C,). Of arms that have not seen all, compare
-            only those with equal counts; with a pilot, the first images are the hard ones, and not the same for all.
+            only those with equal counts; with a pilot, the first images are the hard ones, and other ones for each
+            group of arms.
         counts: Images that each arm has seen in the race, shape (C,).
         pilot: Mean scores of arms 0 .. P - 1 on all images, shape (P,): an unselected sample.
         passes: Arm-images scored, the pilot's included.
@@ -199,7 +201,12 @@ class Race:
         """
         mine = self.state()
         fixed = set(mine) - {"alive", "block", "learned"}
-        if set(state) != set(mine) or any(state[name].shape != mine[name].shape for name in fixed):
+        learned = state["learned"].shape[0] if "learned" in state else 0
+        if (
+            set(state) != set(mine)
+            or any(state[name].shape != mine[name].shape for name in fixed)
+            or (self.rule.pilot and int(state["position"][0]) != PILOT and learned != self.rule.facts)
+        ):
             raise InputError(
                 "racing state", "must be of a race of the same settings", remedy="remove it and begin the race again"
             )
@@ -259,7 +266,7 @@ class Race:
             weights = image_weights(scores, self.rule.floor)
             return self._at(
                 weights=weights,
-                expected=expected_scores(scores),
+                expected=scores.double().mean(0),
                 learned=self.rule.learn(scores, weights),
                 pilot=scores.double().mean(1),
                 position=torch.tensor([RACING, 0, 0, spent]),

@@ -11,7 +11,7 @@ class View(NamedTuple):
     """What a rule sees at the end of a stage; rows belong to the arms alive.
 
     Attributes:
-        arms: The arms alive, ascending, shape (S,).
+        arms: The arms alive, group by group and ascending in each, shape (S,).
         sums: Summed scores with this stage's, shape (S,).
         before: Summed scores without, shape (S,).
         block: What the rule kept of the stage's scores, shape (S, K).
@@ -72,6 +72,10 @@ class Rule(Protocol):
     @property
     def statement(self) -> str:
         """What is known about the winner."""
+
+    @property
+    def facts(self) -> int:
+        """L: how many numbers `learn` gives."""
 
     def learn(self, pilot: Tensor, weights: Tensor) -> Tensor:
         """What is worth remembering (L,), float64, of the pilot's scores (P, N) and the images' weights (N,)."""

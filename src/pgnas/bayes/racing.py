@@ -50,7 +50,7 @@ def halving(
     pilot: int | None = None,
     features: Tensor | None = None,
 ) -> Race:
-    """Successive halving within a fixed number of passes; `HalvingPlan.error_bound` tells what it may lose.
+    """Successive halving within a fixed number of passes; without a pilot `HalvingPlan.error_bound` bounds its error.
 
     Args:
         arms: C.
@@ -59,8 +59,8 @@ def halving(
         generator: Draws the order of the images.
         batch: Images are asked for in multiples of this many; few, as the first stage can afford few.
         pilot: Arms scored on all images beforehand, part of the budget; None: up to 64, an eighth of the budget.
-        features: What arms may have in common, (C, F), such as which units each keeps. With a pilot, arms are then
-            judged by each other, too; without one they are not used.
+        features: What arms may have in common, (C, F), such as which units each keeps. With a pilot and 64 arms or
+            more, these are then judged by each other, too; else features are not used.
 
     Raises:
         InputError: If the budget does not pay one batch for each arm and all images for one, or there is not a row of

@@ -214,7 +214,10 @@ class PosteriorPhase(Phase):
             self.supernet.put_back()
 
     def settle(self) -> None:
-        """The end: ``whole`` has what was learned, and the gates that left have the logits of closed ones."""
+        """The end: ``whole`` has what was learned (of weights their average, if asked for); gates that left are closed.
+
+        BatchNorm's statistics are those of the last weights, not of the average.
+        """
         with torch.no_grad():
             for name, value in self.supernet.body.named_parameters():
                 value.copy_(self.average.get(name, value))
@@ -252,7 +255,7 @@ class PosteriorPhase(Phase):
         return found
 
     def state(self) -> dict[str, Any]:
-        """Weights, logits, optimisers, multipliers, and which gates left."""
+        """Weights, their average, logits, optimisers, multipliers, and which gates left."""
         self._put_back()
         state = super().state() | {"caps": {kind: c.to_dict() for kind, c in self.controllers.items()}}
         state |= {"network": dict(self.whole.state_dict()), "average": self.average}
@@ -270,7 +273,9 @@ class PosteriorPhase(Phase):
             self.shedder.load_state(state["shedder"])
             if state["shedder"]["closed"].any():
                 self._adopt_left(state["shedder"]["closed"], {}, {})
-        if self.average:
+        if self.average and not state.get("average"):  # of a search begun without
+            self.average = {name: value.detach().clone() for name, value in self.supernet.body.named_parameters()}
+        elif self.average:
             self.average = {name: state["average"][name].to(value) for name, value in self.average.items()}
         for name, optimizer in self.optimizers().items():
             optimizer.load_state_dict(state["optimizers"][name])

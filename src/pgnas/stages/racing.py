@@ -126,7 +126,10 @@ def run_race(
         told = [row for rows in processes.gather(mine) for row in rows]
         seen = len(request.images)
         losses[request.arms] += torch.tensor([[mean * seen, seen] for _, mean in told], dtype=torch.float64)
+        stage = int(race.standing.position[1])
         race = race.observe(torch.tensor([scores for scores, _ in told]))
+        if turns > 1 and int(race.standing.position[1]) != stage:  # who stays must not hang on a process's rounding
+            race = race.resume(processes.from_first(race.state))
         keep({**race.state(), _LOSSES: losses})
         progress(int(race.standing.position[3]))
     return Raced(_scored(candidates, race, losses), race.result())

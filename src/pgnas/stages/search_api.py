@@ -111,7 +111,8 @@ def search(
         logit_lr: Learning rate of the logits.
         weights_first: Epochs in which weights learn and logits do not; by default a quarter of the supernet's epochs if
             operations are chosen, else none.
-        recalibrate_norms: Re-estimate BatchNorm of every candidate on a few training batches.
+        recalibrate_norms: Re-estimate BatchNorm of every candidate on a few training batches. If so, and the decision
+            comes before the end, candidates have the average of the supernet's weights over the last steps.
         seed: Seed of noise and candidates; seed your loaders yourself.
         device: Where to compute.
         precision: Number format of the forward pass.
@@ -195,6 +196,7 @@ class _Searcher:
         phase.settle()
         if phase.average:
             recalibrate(self.supernet, calibration_batches(self.train_loader), engine=recipe.engine)
+            recipe.engine.average_statistics(self.supernet)
         return momentum
 
     def rank(self) -> list[Candidate]:

@@ -38,19 +38,23 @@ def search(run: Context, store: FolderStore) -> Facts:
     run.train(phase, range(recipe.decision_epoch), store)
     momentum = phase.momentum()
     phase.settle()
-    if phase.average:
-        recalibrate(supernet, run.calibration_batches(), engine=run.engine)
+    passed = phase.average and recalibrate(supernet, run.calibration_batches(), engine=run.engine)
     run.folder.save_tensors("posterior.safetensors", supernet.state_dict(), {"space": supernet.open().space})
     run.folder.save_tensors("momentum.safetensors", momentum)
     val = run.score(supernet, run.data.estimate)
     run.folder.write_json("supernet.json", describe_supernet(supernet))
-    return {"val_accuracy": val.metric, "epochs": phase.stop(recipe.decision_epoch), **_what_left(phase)}
+    estimating = FORWARD_SHARE * CALIBRATION_BATCHES * run.config.batch_size / recipe.examples_an_epoch
+    left = _what_left(phase, estimating if passed else 0.0)
+    return {"val_accuracy": val.metric, "epochs": phase.stop(recipe.decision_epoch), **left}
 
 
-def _what_left(phase: PosteriorPhase) -> Facts:
-    """What the phase cost, in epochs of the full network, and how much of the supernet was left at its end."""
+def _what_left(phase: PosteriorPhase, estimating: float) -> Facts:
+    """What the phase cost, in epochs of the full network, and how much of the supernet was left at its end.
+
+    Re-estimating the statistics of averaged weights cost ``estimating`` of these more.
+    """
     assert phase.spending is not None
-    facts = {"spent": phase.spending.spent}
+    facts = {"spent": phase.spending.spent + estimating}
     if phase.shedder is not None:
         facts |= {"sheddings": phase.shedder.moments, "left": phase.shedder.macs / phase.spending.full}
     return facts
