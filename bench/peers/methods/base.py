@@ -131,16 +131,16 @@ def train_dense(run: Context, store: FolderStore) -> Facts:
 
 def _same_dense(run: Context) -> RunFolder | None:
     """A run beside this one that has trained the dense network with these settings, data and code."""
+    code = commit()
     for ledger in sorted(run.folder.path.parent.glob("*/stages.json")):
-        if ledger.parent == run.folder.path:
+        if code is None or ledger.parent == run.folder.path:
             continue
         try:
             other = RunFolder.open(ledger.parent, writer=False)
         except InputError:  # damaged, or none of ours
             continue
         same = replace(other.config, out=run.config.out) == run.config and other.stage_done("dense")
-        code = commit()
-        same = same and code is not None and other.stage_facts("dense").get("commit") == code
+        same = same and other.stage_facts("dense").get("commit") == code
         if same and other.stage_facts("data") == run.folder.stage_facts("data"):
             return other
     return None

@@ -231,11 +231,13 @@ class Halving:
         return torch.stack(facts)
 
     def memory(self, arms: int) -> tuple[Tensor, Tensor]:
-        """Evidence with a pilot: scores less the expected, summed; what these tell, its variance, and the first of it.
+        """Evidence with a pilot: the score that an arm's images tell, and the variance of that.
 
-        Memory: nothing.
+        Memory, from the first stage: the level of all arms' scores, the variance of their scores, and how much of it
+        features explain.
         """
-        return torch.zeros(arms, 4 if self.pilot else 0, dtype=torch.float64), torch.empty(0, dtype=torch.int64)
+        columns, kept = (2, 3) if self.pilot else (0, 0)
+        return torch.zeros(arms, columns, dtype=torch.float64), torch.zeros(kept, dtype=torch.float64)
 
     def stop(self, stage: int, seen: int, images: int) -> int:
         """As planned."""
@@ -251,27 +253,28 @@ class Halving:
 
     def judge(self, view: View) -> Verdict:
         """Those with the higher sums or predictions stay; among equals the lower arm."""
-        scores, evidence = self._predicted(view) if self.pilot else (view.sums, view.evidence)
+        scores, evidence, memory = self._predicted(view) if self.pilot else (view.sums, view.evidence, view.memory)
         stays = torch.zeros(len(scores), dtype=torch.bool)
         ascending = torch.argsort(view.arms)
         best = torch.argsort(scores[ascending], descending=True, stable=True)[: self.plan.sizes[view.stage + 1]]
         stays[ascending[best]] = True
-        return Verdict(stays, evidence, view.memory)
+        return Verdict(stays, evidence, memory)
 
-    def _predicted(self, view: View) -> tuple[Tensor, Tensor]:
-        """What the scores of the arms alive over all images will be, around the mean of all, and the evidence."""
-        variance, scale, noise = view.learned[[0, 2 * view.stage + 1, 2 * view.stage + 2]]
-        evidence = view.evidence.clone()
-        evidence[:, 0] += view.sums - view.before - view.expected
-        evidence[:, 1] = evidence[:, 0] / (view.stop * scale)
-        evidence[:, 2] = noise
-        if view.stage == 0:
-            evidence[:, 3] = evidence[:, 1]
+    def _predicted(self, view: View) -> tuple[Tensor, Tensor, Tensor]:
+        """What the scores of the arms alive over all images will be, around the level of all; evidence and memory."""
+        scale, noise = view.learned[[2 * view.stage + 1, 2 * view.stage + 2]]
+        values = (view.sums - view.expected) / (view.stop * scale)
+        evidence = torch.stack([values, noise.expand_as(values)], 1)
         everyone = view.everyone.index_copy(0, view.arms, evidence)
-        first = everyone[:, 3] - everyone[:, 3].mean()
-        variance = float(variance if variance > ALIKE else first.var().clamp(min=TINY))
-        additive = additive_variance(self.features, first, torch.arange(len(first)) % self.groups)
-        additive = min(additive, MOST_ADDITIVE * variance)
-        values = everyone[:, 1] - everyone[:, 3].mean()
-        scores = predicted(self.features, values, everyone[:, 2], additive=additive, own=variance - additive)
-        return scores[view.arms], evidence
+        memory = view.memory if view.stage else self._components(view.learned[0], everyone[:, 0])
+        level, variance, additive = memory.tolist()
+        values, noise = everyone[:, 0] - level, everyone[:, 1]
+        scores = predicted(self.features, values, noise, additive=additive, own=variance - additive)
+        return scores[view.arms], evidence, memory
+
+    def _components(self, variance: Tensor, values: Tensor) -> Tensor:
+        """The memory, from the variance of the pilot's scores and what the first stage tells of all arms, (C,)."""
+        around = values - values.mean()
+        variance = variance if variance > ALIKE else around.var().clamp(min=TINY)
+        found = additive_variance(self.features, around, torch.arange(len(around)) % self.groups)
+        return torch.stack([values.mean(), variance, (MOST_ADDITIVE * variance).clamp(max=found)])

@@ -55,7 +55,7 @@ class Standing:
         counts: Images that each arm has seen, shape (C,), int64.
         left: Stage after which an arm left, shape (C,), int64.
         evidence: What the rule remembers of each arm, shape (C, E), float64.
-        memory: What the rule remembers besides, shape (M,), int64.
+        memory: What the rule remembers besides, shape (M,), int64 or float64.
         pilot: Mean score of the pilot's arms on all images, shape (P,), float64; NaN before it is known.
         block: What the rule keeps of the rows observed in this stage, shape (F, K).
         position: (phase, stage, images seen by those alive, arm-images spent), shape (4,), int64.
@@ -164,11 +164,9 @@ class Race:
         """The scores wanted next, of at most ``limit`` arms; None when the race is over."""
         if self.phase == OVER:
             return None
-        arms, start, stop = self._stage()
-        left = arms[len(self.standing.block) :]
-        groups = self._groups(left)
-        together = left[groups == groups[0]]
-        return Request(together[:limit], self.order(int(groups[0]))[start:stop])
+        arms, group = self._next()
+        _, start, stop = self._stage()
+        return Request(arms[:limit], self.order(group)[start:stop])
 
     def observe(self, scores: Tensor) -> Race:
         """The race that also knows ``scores`` (A, B): the answer to the request, or to its first A arms.
@@ -180,8 +178,7 @@ class Race:
         if self.phase == OVER:
             raise InputError("racing", "is over", remedy="read result(), begin another race")
         arms, start, stop = self._stage()
-        groups = self._groups(arms[len(now.block) :])
-        _check_scores(scores, int((groups == groups[0]).sum()), stop - start)
+        _check_scores(scores, len(self._next()[0]), stop - start)
         scores = scores.detach().cpu().to(torch.float32)
         kept = scores if self.phase == PILOT else self.rule.keep(scores)
         block = torch.cat([now.block, kept]) if len(now.block) else kept
@@ -245,16 +242,22 @@ class Race:
             return torch.arange(self.rule.pilot), 0, images
         return now.alive, seen, self.rule.stop(stage, seen, images) if self.phase == RACING else images
 
+    def _next(self) -> tuple[Tensor, int]:
+        """The arms of the stage that are yet to be observed and see the same images, and their group."""
+        left = self._stage()[0][len(self.standing.block) :]
+        groups = self._groups(left)
+        return left[groups == groups[0]], int(groups[0])
+
     def _groups(self, arms: Tensor) -> Tensor:
         """The group of each arm; of the pilot's, which see everything, the first."""
         return torch.zeros_like(arms) if self.phase == PILOT else arms % self.rule.groups
 
-    def _expected(self, start: int, stop: int) -> Tensor:
-        """What the pilot lets expect of each arm alive on the images of a stage, summed, (S,)."""
+    def _expected(self, stop: int) -> Tensor:
+        """What the pilot lets expect of each arm alive on its first images, summed, (S,)."""
         groups = self._groups(self.standing.alive)
         sums = torch.zeros(self.rule.groups, dtype=torch.float64)
         for group in set(groups.tolist()):
-            sums[group] = self.standing.expected[self.order(group)[start:stop]].sum()
+            sums[group] = self.standing.expected[self.order(group)[:stop]].sum()
         return sums[groups]
 
     def _close(self, stop: int) -> Race:
@@ -290,7 +293,7 @@ class Race:
             everyone=now.evidence,
             memory=now.memory,
             learned=now.learned,
-            expected=self._expected(seen, stop),
+            expected=self._expected(stop),
             weights=now.weights[self.order()],
             start=seen,
             stop=stop,

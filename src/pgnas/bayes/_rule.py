@@ -19,7 +19,7 @@ class View(NamedTuple):
         everyone: The same of all arms, those that left included, shape (C, E).
         memory: What it remembers besides, shape (M,).
         learned: What the rule learned from the pilot, shape (L,).
-        expected: What the pilot lets expect of the stage's images, summed, shape (S,).
+        expected: What the pilot lets expect of the images seen, summed, shape (S,).
         weights: Sampling weights of all images in the order in which they are drawn (of the first group), shape (N,).
         start: Images seen before this stage.
         stop: Images seen now, < N.

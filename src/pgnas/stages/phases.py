@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from pgnas.nn.cost import CostName
 from pgnas.stages.engine import CompiledForward, Engine, parameter_groups
 from pgnas.stages.schedule import Schedule
 from pgnas.stages.shedding import Pace, Shedder, Spending
-from pgnas.stages.training import Loss, Phase
+from pgnas.stages.training import Loss, Phase, recalibrate
 
 LOGIT_BOUND = 8.0
 """Logits are kept within this bound: their sigmoid still has a gradient there, so that a gate can come back."""
@@ -122,9 +122,13 @@ class PosteriorPhase(Phase):
         sgd = _nesterov(supernet.weight_parameters(), self.schedule, self.settings.weight_decay, self.settings.momentum)
         _set_momentum(sgd, dict(supernet.body.named_parameters()), momentum)
         self.weights = self.engine.optimizer(sgd)
-        self.average = average
-        if self.settings.averaging > 1 and not average:
-            self.average = {name: value.detach().clone() for name, value in supernet.body.named_parameters()}
+        self.average = average or self._average_begun()
+
+    def _average_begun(self) -> dict[str, Tensor]:
+        """The average that begins with the weights as they are; none without averaging."""
+        if self.settings.averaging <= 1:
+            return {}
+        return {name: value.detach().clone() for name, value in self.supernet.body.named_parameters()}
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Of the weights and, unless these stay as they are, of the logits."""
@@ -213,16 +217,26 @@ class PosteriorPhase(Phase):
         if isinstance(self.supernet, ShedSupernet):
             self.supernet.put_back()
 
-    def settle(self) -> None:
+    def settle(self, calibration: Callable[[], Iterable[Any]] | None = None) -> bool:
         """The end: ``whole`` has what was learned (of weights their average, if asked for); gates that left are closed.
 
-        BatchNorm's statistics are those of the last weights, not of the average.
+        Args:
+            calibration: Gives training batches on which BatchNorm is re-estimated if weights were averaged, as its
+                statistics are those of the last weights.
+
+        Returns:
+            Whether statistics were re-estimated.
         """
         with torch.no_grad():
             for name, value in self.supernet.body.named_parameters():
                 value.copy_(self.average.get(name, value))
         self._put_back()
         self.whole.gates.settle_()
+        if not self.average or calibration is None:
+            return False
+        found = recalibrate(self.whole, calibration(), engine=self.engine)
+        self.engine.average_statistics(self.whole)
+        return found
 
     @torch.no_grad()
     def measure(self) -> dict[str, Any]:
@@ -273,9 +287,8 @@ class PosteriorPhase(Phase):
             self.shedder.load_state(state["shedder"])
             if state["shedder"]["closed"].any():
                 self._adopt_left(state["shedder"]["closed"], {}, {})
-        if self.average and not state.get("average"):  # of a search begun without
-            self.average = {name: value.detach().clone() for name, value in self.supernet.body.named_parameters()}
-        elif self.average:
+        self.average = self._average_begun()
+        if state.get("average"):  # a search that was begun without begins it now
             self.average = {name: state["average"][name].to(value) for name, value in self.average.items()}
         for name, optimizer in self.optimizers().items():
             optimizer.load_state_dict(state["optimizers"][name])

@@ -23,7 +23,7 @@ from pgnas.stages.latency import meet_latency
 from pgnas.stages.recipe import AUGMENTATION_FACTOR, Recipe, calibration_batches, prior_of
 from pgnas.stages.shedding import require_sheddable
 from pgnas.stages.timings import Timings
-from pgnas.stages.training import Loader, Loss, Metric, NoStore, Phase, Score, accuracy, recalibrate
+from pgnas.stages.training import Loader, Loss, Metric, NoStore, Phase, Score, accuracy
 
 
 @dataclass(frozen=True)
@@ -193,10 +193,7 @@ class _Searcher:
         phase = recipe.posterior_phase(self.supernet, compiled=self._compiles(recipe.full, recipe.decision_epoch))
         self._epochs("search", phase, range(recipe.decision_epoch))
         momentum = phase.momentum()
-        phase.settle()
-        if phase.average:
-            recalibrate(self.supernet, calibration_batches(self.train_loader), engine=recipe.engine)
-            recipe.engine.average_statistics(self.supernet)
+        phase.settle(lambda: calibration_batches(self.train_loader))
         return momentum
 
     def rank(self) -> list[Candidate]:
