@@ -71,3 +71,13 @@ def test_the_data_size_is_that_of_the_settings_or_of_the_data(make_context, sett
 
 def test_the_hole_is_as_large_as_asked(make_context):
     assert make_context(model="multibranch-resnet:width=2", cutout=3).data.augmentation.cutout == 3
+
+
+@pytest.mark.parametrize(("decide_at", "reached", "before"), [("never", 0.45, 0.4), ("50%", 0.35, 0.3)])
+def test_what_follows_the_decision_or_the_cap_is_trained_at_the_caps_cost(make_context, decide_at, reached, before):
+    chosen = {"max_macs": "40%", "epochs": 20, "decide_at": decide_at}
+    run = make_context(model="multibranch-resnet:width=2,blocks=1", **chosen)
+    settings = run.recipe.posterior_phase(run.supernet, compiled=False).settings
+    steps = 20 * run.steps_an_epoch
+    assert settings.target(0.4, reached * steps) == pytest.approx(0.4)
+    assert settings.target(0.4, before * steps) > 0.43
