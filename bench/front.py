@@ -2,8 +2,8 @@
 
     PGNAS_DATA=folder python bench/front.py --total 20 --caps 20% 35% 50% 65% 80%
 
-Compute is counted in epochs of the full network (multiply-adds x examples). The front's search, at the cap in the
-middle, has what its points' tuning leaves of the total; each of the single searches has all of it (``--budget``,
+Compute is counted in epochs of the full network (multiply-adds x examples). The front's search, at the largest cap,
+has what its points leave of the total (``--tuning`` each); each of the single searches has all of it (``--budget``,
 decided after a quarter). The folder holds CIFAR-10 as cifar10.tar or unpacked as cifar10/{train,test}/<class>/<image>,
 read at 16x16; without it the digits of scikit-learn stand in. Everything is resumable: an interrupted bench goes on.
 """
@@ -29,7 +29,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--caps", nargs="+", default=["20%", "35%", "50%", "65%", "80%"])
     parser.add_argument("--total", type=int, default=20, help="epochs of the full network that everything may cost")
-    parser.add_argument("--tuning", type=int, default=2, help="epochs that each point of the front is trained")
+    parser.add_argument(
+        "--tuning", type=int, default=2, help="what each point of the front may cost, in epochs of the full network"
+    )
     parser.add_argument("--start", default="larger", choices=("larger", "search"), help="as of pgnas front")
     parser.add_argument("--model", default="multibranch-resnet:width=32,blocks=1")
     parser.add_argument("--seed", type=int, default=0)
@@ -39,12 +41,12 @@ def main() -> None:
     points = make_front(arguments)
     rows = [{**point, "single": single(arguments, point["cap"])} for point in points]
     (arguments.out / "results.json").write_text(json.dumps(rows, indent=2))
-    print("| cap | front: multiply-adds | before tuning: val. | val. | test | single search: test | front - single |")
-    print("|---|---|---|---|---|---|---|")
+    print("| cap | front: multiply-adds | spent | untrained: val. | val. | test | single: test | front - single |")
+    print("|---|---|---|---|---|---|---|---|")
     for row in rows:
         print(
-            f"| {row['cap']} | {row['macs']:,} | {row['val_untrained']:.4f} | {row['val_accuracy']:.4f} "
-            f"| {row['test_accuracy']:.4f} | {row['single']:.4f} "
+            f"| {row['cap']} | {row['macs']:,} | {row['spent']:.2f} | {row['val_untrained']:.4f} "
+            f"| {row['val_accuracy']:.4f} | {row['test_accuracy']:.4f} | {row['single']:.4f} "
             f"| {100 * (row['test_accuracy'] - row['single']):+.2f} points |"
         )
 
@@ -64,10 +66,9 @@ def settings(arguments: argparse.Namespace, name: str, **chosen: object) -> RunC
 
 def make_front(arguments: argparse.Namespace) -> list[dict]:
     """One search and its points."""
-    shares = [parse_share(cap, subject="--caps", otherwise="none") for cap in arguments.caps]
-    epochs = int(arguments.total - arguments.tuning * sum(shares))
-    middle = arguments.caps[len(arguments.caps) // 2]
-    config = settings(arguments, "front", epochs=epochs, max_macs=middle, decide_at="never")
+    budget = arguments.total - arguments.tuning * len(arguments.caps)
+    largest = max(arguments.caps, key=lambda cap: parse_share(cap, subject="--caps", otherwise="none"))
+    config = settings(arguments, "front", budget=str(budget), max_macs=largest, decide_at="never")
     reporter = make_reporter()
     run(config, until="search", progress=reporter)
     wanted = FrontSettings(caps=tuple(arguments.caps), epochs=arguments.tuning, start=arguments.start)

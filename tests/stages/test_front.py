@@ -19,6 +19,7 @@ from pgnas.cli import main
 from pgnas.config import RunConfig
 from pgnas.errors import ConfigError, RunFolderError
 from pgnas.report.front import front_figure, undominated
+from pgnas.run_folder import RunFolder
 from pgnas.stages import exporting, finishing
 from pgnas.stages.front import FrontSettings, front
 from pgnas.stages.schedule import cosine_schedule
@@ -61,7 +62,9 @@ def test_every_point_meets_its_cap_and_is_a_run_of_its_own(made, searched):
         assert point["macs"] <= share * full
         assert point["expected_cost"] == pytest.approx(share, abs=1e-3)
         assert 0 < point["latency"] < 10 * point["full_latency"]
-        assert point["spent"] == pytest.approx(point["macs"] / full)
+        epochs = json.loads((searched / point["folder"] / "result.json").read_text())["found"]["epochs"]
+        assert epochs == int(1 / share)  # what an epoch of the full network pays for
+        assert epochs * point["macs"] / full < point["spent"] < epochs * point["macs"] / full + 0.5  # and the ranking
         folder = searched / point["folder"]
         network = pgnas.load(folder)
         assert sum(p.numel() for p in network.parameters()) == point["params"]
@@ -98,11 +101,11 @@ def test_a_killed_front_ends_as_the_whole_one(made, searched, tmp_path):
 
 def test_the_learning_rate_begins_as_asked_and_ends_at_nothing(made, searched):
     rows = [json.loads(line) for line in (searched / "front" / "macs-30pct" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["stage"] for row in rows] == ["train"]
-    assert 0 < rows[-1]["lr"] < 0.1 * CAPS.lr
+    assert [row["stage"] for row in rows] == 3 * ["train"]
+    assert 0 < rows[-1]["lr"] < 0.1 * CAPS.lr < rows[0]["lr"]
     settings = tomllib.loads((searched / "front" / "macs-30pct" / "config.toml").read_text())
     steps = 1_000
-    whole = cosine_schedule(settings["lr"], 3 * steps)
+    whole = cosine_schedule(settings["lr"], (2 + 3) * steps)
     assert whole.at(2 * steps) == pytest.approx(CAPS.lr, rel=0.02)
 
 
@@ -174,3 +177,66 @@ def test_the_legend_names_points_that_only_a_later_panel_shows_dominated():
     assert front_figure(points, "macs").count("dominated (validation)") == 1
     del points[0]
     assert "dominated (validation)" not in front_figure(points, "macs")
+
+
+@pytest.fixture(scope="module")
+def descended(tmp_path_factory):
+    """A front whose posterior was searched on from point to point: its logits are fast enough for the few steps."""
+    out = tmp_path_factory.mktemp("descended") / "run"
+    config = RunConfig(
+        model="multibranch-resnet:width=4,stages=1,blocks=1", data="digits", out=str(out), epochs=2, candidates=3,
+        max_macs="80%", decide_at="never", batch_size=64, logit_lr=0.5,
+    )  # fmt: skip
+    stages.run(config, until="search")
+    return out, front(out, FrontSettings(caps=("60%", "35%"), epochs=2))
+
+
+def test_a_posterior_is_searched_on_down_to_each_cap(descended):
+    out, made = descended
+    full = json.loads((out / "front" / "macs-35pct" / "result.json").read_text())["full"]["macs"]
+    kept = []
+    for point, share in zip(made.points, (0.35, 0.6), strict=True):
+        folder = out / point["folder"]
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        searched = [row for row in rows if row["stage"] == "search"]
+        assert searched
+        assert searched[-1]["target"] == pytest.approx(share, rel=1e-3)  # the cap as a whole number
+        assert point["macs"] <= share * full
+        assert point["spent"] <= 2 + 1  # no more than asked, but for the search's last epoch
+        assert (folder / "start.safetensors").exists()
+        kept.append(torch.sigmoid(supernet_of(folder).gates.logits()))
+    smaller, larger = kept
+    assert smaller.mean() < larger.mean()
+    assert (smaller[larger < 0.05] < 0.05).all()  # what left stays away
+
+
+def test_a_point_killed_amid_its_search_ends_as_the_whole_one(descended, tmp_path, monkeypatch):
+    out, _ = descended
+    again = shutil.copytree(out, tmp_path / "run")
+    shutil.rmtree(again / "front" / "macs-35pct")
+    saved, settings = RunFolder.save_tensors, FrontSettings(caps=("60%", "35%"), epochs=2)
+
+    def killed(folder, name, *rest):
+        if name == "posterior.safetensors":
+            raise KeyboardInterrupt
+        return saved(folder, name, *rest)
+
+    monkeypatch.setattr(RunFolder, "save_tensors", killed)
+    with pytest.raises(KeyboardInterrupt):
+        front(again, settings)
+    monkeypatch.undo()
+    assert (again / "front" / "macs-35pct" / "checkpoints").exists()
+    assert not (again / "front" / "macs-35pct" / "posterior.safetensors").exists()
+    front(again, settings)
+    for name in ("architecture.json", "posterior.safetensors", "found.safetensors"):
+        both = [(run / "front" / "macs-35pct" / name).read_bytes() for run in (again, out)]
+        assert both[0] == both[1]
+
+
+def supernet_of(folder):
+    network = build_model(
+        "multibranch-resnet:width=4,stages=1,blocks=1", in_channels=1, num_classes=10, image_size=(8, 8), seed=0
+    ).module
+    supernet = pgnas.supernet(network, torch.zeros(2, 1, 8, 8), streams=True)
+    supernet.load_state_dict(load_file(folder / "posterior.safetensors"))
+    return supernet

@@ -97,6 +97,10 @@ def test_the_caps_target_falls_from_the_full_network_and_is_in_force_before_the_
     assert targets[-1] == pytest.approx(0.3)
     assert settings.target(0.3, 750) == pytest.approx(0.3)
     assert sorted(targets, reverse=True) == targets
+    later = [settings.target(0.3, step, begun=0.5) for step in range(0, 1001, 10)]  # of a search that goes on
+    assert later[0] == 0.5
+    assert later[-1] == pytest.approx(0.3)
+    assert settings.target(0.3, 0, begun=0.2) == pytest.approx(0.3)
 
 
 def test_a_phase_ends_with_the_average_of_its_weights(engine):

@@ -19,6 +19,7 @@ from pgnas.bayes import GibbsPrior
 from pgnas.config import RunConfig
 from pgnas.errors import ConfigError
 from pgnas.nn import ShedSupernet
+from pgnas.nn.gate import CLOSED
 from pgnas.progress import SilentReporter
 from pgnas.stages.engine import make_engine
 from pgnas.stages.epochs import digest, run_epochs
@@ -249,3 +250,24 @@ def test_a_time_becomes_epochs_once(tmp_path):
     assert 0 < budget < 10
     stages.run(config, until="extract")
     assert json.loads((first.path / "stages.json").read_text())["budget"]["facts"]["seconds_a_step"] == budget
+
+
+def test_what_another_search_has_closed_leaves_before_the_first_step_and_nothing_changes(engine):
+    phases = [make_phase(engine, rule=SheddingRule(), budget=9.0), make_phase(engine, rule=None)]
+    for phase in phases:
+        with torch.no_grad():
+            phase.whole.gates.unit_logits[::3] = CLOSED
+    shed, whole = phases
+    before = shed.spending.stop
+    shed.shed_closed()
+    whole.shed_closed()  # does not shed: nothing happens
+    assert isinstance(shed.supernet, ShedSupernet)
+    assert shed.supernet.counts.macs == shed.shedder.macs < whole.spending.full
+    assert shed.spending.stop > before
+    (x, y), noise = loader()[0], torch.rand(16, whole.whole.gates.units)
+    torch.testing.assert_close(shed.loss((x,), y, 0, noise=noise), whole.loss((x,), y, 0, noise=noise))
+    open_ = make_phase(engine, budget=3.0)
+    with torch.no_grad():
+        open_.whole.gates.unit_logits.fill_(3.0)
+    open_.shed_closed()
+    assert open_.supernet is open_.whole

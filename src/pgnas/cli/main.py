@@ -190,16 +190,17 @@ def front(
     cost: Literal["macs", "params"] = "macs",
     start: Literal["larger", "search"] = "larger",
 ) -> None:
-    """Networks for several caps from the one search of a run: its posterior is re-targeted to each.
+    """Networks for several caps from the one search of a run, whose posterior is searched on from cap to cap.
 
-    Each is ranked, extracted, trained for a few epochs, exported and evaluated in a folder of its own in RUN/front,
-    beside front.json, front.csv and front.svg. Running the same command again resumes what was interrupted.
+    Each is ranked, extracted, trained, exported and evaluated in a folder of its own in RUN/front, beside front.json,
+    front.csv and front.svg. Running the same command again resumes what was interrupted.
 
     Args:
         path: The run folder; its search must be done.
         caps: The caps, such as 20%,40%,60%.
         points: Instead of caps: so many, evenly spaced.
-        epochs: Epochs that each network is trained after it was chosen.
+        epochs: What each may cost after the search, in epochs of the full network: half of it searches on, the rest
+            trains the network chosen.
         lr: Learning rate at the beginning of these, from where it falls to 0.
         cost: What is capped: multiply-adds or parameters.
         start: Weights with which each begins: those of the next larger network, trained, or those of the search.

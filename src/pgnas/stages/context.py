@@ -38,6 +38,8 @@ from pgnas.supernets import BuiltModel, build_model, load_state, load_weights
 EVALUATION_BATCH = 500
 SMALL_DATA_STEPS = 1_000
 """Small data sets are trained for at least this many steps unless ``--epochs`` says otherwise."""
+START_NAME = "start.safetensors"
+"""In a run folder: the posterior, of another search, with which this run's begins."""
 HANDED_IN = "python:"
 """Begins the ``model`` or ``data`` setting of a run whose network or data was handed in as a Python object."""
 
@@ -152,8 +154,13 @@ class Context:
         return Counts(pnn.measure(self.built.module, (self.example,)).params, counted.macs)
 
     @cached_property
+    def begun(self) -> bool:
+        """Whether the search goes on from a posterior that another has learned."""
+        return bool(self.processes.from_first(self.folder.file(START_NAME).exists))
+
+    @cached_property
     def supernet(self) -> Supernet:
-        """The supernet at its start, on the device."""
+        """The supernet at its start, on the device: new, or as another search has left it."""
         paper = self.config.prior_name == "paper"
         made = pnn.supernet(
             self.built.module,
@@ -170,6 +177,8 @@ class Context:
             require_sheddable(made)
         if self.config.fixed_drop is not None:
             made.gates.fix_(1 - self.config.fixed_drop)
+        if self.begun:
+            load_state(made, self.folder.load_tensors(START_NAME)[0], source=str(self.folder.file(START_NAME)))
         self.engine.place(made)
         if self.config.max_latency is not None:
             made.device_costs = self.timings.of(made, training=False)

@@ -1,7 +1,9 @@
 """``pgnas front RUN``: networks for several costs from one search, whose posterior is re-targeted to each.
 
-Every point is a run folder of its own in the run's ``front/``, whose search is the run's: ranked, extracted, trained
-for a few epochs, exported, evaluated. So a killed front goes on where it was.
+Every point is a run folder of its own in the run's ``front/``, made from the largest cap down: the posterior of the
+point before is searched on under the lower cap, for half of what a point may cost; then the point is ranked, extracted,
+trained, exported and evaluated. Where the posterior meets a cap already, or too few steps remain to get there, it is
+re-targeted instead. A killed front goes on where it was.
 """
 
 from __future__ import annotations
@@ -32,12 +34,21 @@ from pgnas.report.front import front_figure, undominated
 from pgnas.run_folder import RunFolder, SharedFolder
 from pgnas.run_folder.tensors import load_tensors
 from pgnas.stages import pipeline
-from pgnas.stages.context import Context
+from pgnas.stages.context import START_NAME, Context
 from pgnas.stages.latency import example_batch
+from pgnas.stages.phases import LOGIT_BOUND
 from pgnas.stages.result import RunResult
 from pgnas.stages.schedule import cosine_schedule
-from pgnas.stages.searching import describe_supernet, trained_network
+from pgnas.stages.searching import describe_supernet, spent, trained_network
+from pgnas.stages.shedding import affordable
+from pgnas.supernets import load_state
 
+MOST_CANDIDATES = 16
+"""Candidates of a point whose posterior was searched on: few of its gates are undecided, and ranking costs training."""
+DESCENT_SHARE = 0.5
+"""Share of a point's epochs in which its posterior is searched on."""
+NEAR = 1.02
+"""A posterior whose expected cost is at most this times the cap is re-targeted: there is nowhere to go down to."""
 Cost = Literal["macs", "params"]
 Start = Literal["larger", "search"]
 FOLDER = "front"
@@ -56,7 +67,8 @@ class FrontSettings:
     Attributes:
         caps: Their caps, each a share of the full network's cost (``"40%"``) or a count (``"2M"``).
         points: Instead of ``caps``: so many, evenly spaced between nothing and the full network.
-        epochs: Epochs that each network is trained after it was chosen.
+        epochs: What each network may cost after the search, in epochs of the full network, multiply-adds x examples:
+            small networks are trained for more epochs. 0: the posterior is re-targeted and nothing is trained.
         lr: Learning rate at the beginning of these, from where it falls to 0.
         cost: What is capped: multiply-adds or parameters.
         start: Weights with which each network begins: those of the next larger one, trained, or those of the search.
@@ -143,16 +155,17 @@ def front(
         folder.require_stage("search")
         run = Context(folder, progress, model=model, data=data, processes=processes)
         targets = _targets(run, settings)
-        weights = copy.deepcopy(run.posterior)
+        start = copy.deepcopy(run.posterior)
         rows: list[dict[str, Any]] = []
         for cap, target in reversed(targets.items()):
-            config = _point_config(run, settings, cap)
-            facts = _begin(run, config, weights, settings, target)
+            descends = _descends(run, settings, start, target)
+            config = _searched_on(run, settings, cap) if descends else _retargeted(run, settings, cap, target)
+            _begin(run, config, start, settings, None if descends else target)
             progress.note(f"front: {cap} of {settings.cost}")
             result = pipeline.run(config, progress=progress, model=model, data=run.data)
-            rows.insert(0, _row(run, cap, facts, result) | _latency(run, result.path, model))
+            rows.insert(0, _row(run, cap, result) | _measured(run, settings, result.path, model))
             if settings.start == "larger":
-                _learn_from(weights, result.path)
+                _learn_from(start, result.path, descends=descends)
         points = [
             {**row, "dominated": not best} for row, best in zip(rows, undominated(rows, settings.cost), strict=True)
         ]
@@ -173,72 +186,102 @@ def _targets(run: Context, settings: FrontSettings) -> dict[str, float]:
     return targets
 
 
-@torch.no_grad()
-def _learn_from(weights: Supernet, path: Path) -> None:
-    """Take over into a supernet what a point's network learned: weights and statistics of the channels it kept."""
+def _descends(run: Context, settings: FrontSettings, start: Supernet, target: float) -> bool:
+    """Whether the search goes on from a supernet down to a cap: it costs more, and its logits can move that far."""
+    steps = DESCENT_SHARE * settings.epochs * run.steps_an_epoch
+    reachable = run.config.fixed_drop is None and run.config.logit_lr * steps >= LOGIT_BOUND
+    return reachable and float(start.expected_cost(settings.cost).detach()) > NEAR * target
+
+
+def _learn_from(start: Supernet, path: Path, *, descends: bool) -> None:
+    """Take over into a supernet what a point learned: its posterior if that was searched on, then its network."""
+    if descends:
+        load_state(start, load_tensors(path / "posterior.safetensors")[0], source=str(path))
     tensors, _ = load_tensors(path / "found.safetensors")
     architecture = Architecture.from_json(json.loads((path / "architecture.json").read_bytes()), subject=str(path))
-    whole = dict(chain(weights.body.named_parameters(), weights.body.named_buffers()))
-    small = extract_small(weights, architecture)
-    for name, tensor in tensors.items():
-        if name in whole:  # constants are not
-            small.put_(name, whole[name], tensor)
+    whole = dict(chain(start.body.named_parameters(), start.body.named_buffers()))
+    small = extract_small(start, architecture)
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            if name in whole:  # constants are not
+                small.put_(name, whole[name], tensor)
 
 
-def _point_config(run: Context, settings: FrontSettings, cap: str) -> RunConfig:
-    """The run's settings, with this cap and a few more epochs than the search had."""
-    searched = int(str(run.folder.stage_facts("search")["epochs"]))
-    epochs = searched + settings.epochs
-    begun = cosine_schedule(1.0, epochs * run.steps_an_epoch).at(searched * run.steps_an_epoch)
-    decide = "never" if settings.epochs == 0 else f"{100 * searched / epochs:.8f}%"
+def _point(run: Context, settings: FrontSettings, cap: str, **chosen: Any) -> RunConfig:
+    """The run's settings, with this cap and what is chosen for a point."""
     return replace(
         run.config,
         out=str(run.folder.path / FOLDER / f"{settings.cost}-{cap.replace('%', 'pct')}"),
         max_macs=cap if settings.cost == "macs" else None,
         max_params=cap if settings.cost == "params" else None,
         max_latency=None,
-        epochs=epochs,
-        # The end of this cosine is what is used. Its peak has a bound; less is then asked of very few, late epochs.
-        lr=run.config.lr if settings.epochs == 0 else min(MOST_LR, settings.lr / begun),
         schedule="cosine",
         warmup=None,
         lr_floor=0.0,
         milestones=(),
-        decide_at=decide,
-        budget=None,
-        shed="off",
         baseline=(),
-        recalibrate="on" if run.config.recalibrate == "auto" else run.config.recalibrate,
+        **chosen,
     )
 
 
-def _begin(
-    run: Context, config: RunConfig, weights: Supernet, settings: FrontSettings, target: float
-) -> Mapping[str, Any]:
-    """Make the point's folder with the re-targeted posterior as its search's; what the search came to."""
+def _searched_on(run: Context, settings: FrontSettings, cap: str) -> RunConfig:
+    """Of a point whose posterior is searched on."""
+    return _point(
+        run, settings, cap,
+        epochs=None,
+        budget=str(settings.epochs),
+        lr=settings.lr,
+        decide_at=f"{DESCENT_SHARE:.0%}",
+        shed="auto",
+        candidates=min(MOST_CANDIDATES, run.config.candidates),
+        weights_first=0.0,
+    )  # fmt: skip
+
+
+def _retargeted(run: Context, settings: FrontSettings, cap: str, target: float) -> RunConfig:
+    """Of a point whose posterior is re-targeted: it has some more epochs than the search had."""
+    searched = int(str(run.folder.stage_facts("search")["epochs"]))
+    epochs = searched + affordable(settings.epochs, min(1.0, target))
+    begun = cosine_schedule(1.0, epochs * run.steps_an_epoch).at(searched * run.steps_an_epoch)
+    return _point(
+        run, settings, cap,
+        epochs=epochs,
+        # The end of this cosine is what is used. Its peak has a bound; less is then asked of very few, late epochs.
+        lr=run.config.lr if settings.epochs == 0 else min(MOST_LR, settings.lr / begun),
+        decide_at="never" if settings.epochs == 0 else f"{100 * searched / epochs:.8f}%",
+        budget=None,
+        shed="off",
+        recalibrate="on" if run.config.recalibrate == "auto" else run.config.recalibrate,
+    )  # fmt: skip
+
+
+def _begin(run: Context, config: RunConfig, start: Supernet, settings: FrontSettings, target: float | None) -> None:
+    """Make the point's folder, with the posterior that its search begins with or, re-targeted, is done with."""
     with SharedFolder.share(run.processes, lambda: RunFolder.create_or_resume(config)) as point:
-        if not point.stage_done("search"):
-            supernet = copy.deepcopy(weights)
-            found = supernet.retarget_(settings.cost, target)
-            point.save_tensors("posterior.safetensors", supernet.state_dict(), {"space": supernet.open().space})
-            point.save_tensors("momentum.safetensors", run.folder.load_tensors("momentum.safetensors")[0])
-            point.write_json("supernet.json", describe_supernet(supernet))
-            facts = {
-                **run.folder.stage_facts("search"),
-                "val_accuracy": run.score(supernet, run.data.estimate).metric,
-                "expected_cost": found.cost,
-                "shift": found.shift,
-                "start": settings.start,
-            }
-            point.mark_done("search", 0.0, **facts)
-        facts = dict(point.stage_facts("search"))
-        if facts.get("start") != settings.start:
-            remedy = f"add --start {facts.get('start')}, or remove that folder"
+        if not point.stage_done("start"):
+            supernet = copy.deepcopy(start)
+            if target is None:
+                point.save_tensors(START_NAME, supernet.state_dict())
+            else:
+                supernet.retarget_(settings.cost, target)
+                _mark_searched(run, point, supernet)
+            point.mark_done("start", 0.0, start=settings.start)
+        begun = point.stage_facts("start")["start"]
+        if begun != settings.start:
+            remedy = f"add --start {begun}, or remove that folder"
             raise RunFolderError(config.out, "was made with another --start", value=settings.start, remedy=remedy)
-        return facts
 
 
-def _row(run: Context, cap: str, searched: Mapping[str, Any], result: RunResult) -> dict[str, Any]:
+def _mark_searched(run: Context, point: SharedFolder | RunFolder, supernet: Supernet) -> None:
+    """The search of a point is the run's, with another posterior."""
+    point.save_tensors("posterior.safetensors", supernet.state_dict(), {"space": supernet.open().space})
+    point.save_tensors("momentum.safetensors", run.folder.load_tensors("momentum.safetensors")[0])
+    point.write_json("supernet.json", describe_supernet(supernet))
+    facts = {**run.folder.stage_facts("search"), "val_accuracy": run.score(supernet, run.data.estimate).metric}
+    point.mark_done("search", 0.0, **facts)
+
+
+def _row(run: Context, cap: str, result: RunResult) -> dict[str, Any]:
     found, decision = result["found"], result["decision"]
     return {
         "cap": cap,
@@ -247,24 +290,32 @@ def _row(run: Context, cap: str, searched: Mapping[str, Any], result: RunResult)
         "val_accuracy": found["val_accuracy"],
         "test_accuracy": found["test_accuracy"],
         "val_untrained": decision["val_frozen"],
-        "expected_cost": searched["expected_cost"],
-        "spent": found["epochs"] * found["macs"] / run.full.macs,
         "folder": f"{FOLDER}/{result.path.name}",
     }
 
 
-def _latency(run: Context, path: Path, model: nn.Module | None) -> dict[str, float]:
-    """Seconds a batch of a point's network on the device and, measured beside it, of the full one; measured once."""
+def _measured(run: Context, settings: FrontSettings, path: Path, model: nn.Module | None) -> dict[str, float]:
+    """What a point's posterior is expected to cost, what the point did, and its latency, beside the full network's.
+
+    Seconds a batch on the device, measured once.
+    """
     with SharedFolder.share(run.processes, lambda: RunFolder.open(path)) as folder:
+        point = Context(folder, run.progress, model=model, data=run.data, processes=run.processes)
         if not folder.stage_done("timing"):
-            point = Context(folder, run.progress, model=model, data=run.data, processes=run.processes)
             inputs, _ = run.engine.batch((example_batch(run.example, run.config.latency_batch), 0))
             full = extract_small(run.posterior, run.posterior.open()).module
             networks = {"latency": trained_network(point), "full_latency": full}
             measured = run.processes.from_first(lambda: {name: latency(n, inputs) for name, n in networks.items()})
             folder.mark_done("timing", 0.0, **measured)
         facts = folder.stage_facts("timing")
-        return {name: float(str(facts[name])) for name in ("latency", "full_latency")}
+        trained = int(str(folder.stage_facts("train")["epochs"])) * run.recipe.cost(point.found)
+        searched = run.folder.stage_facts("search")
+        shared = 0.0 if point.begun else float(str(searched.get("spent", searched["epochs"])))
+        return {
+            **{name: float(str(facts[name])) for name in ("latency", "full_latency")},
+            "expected_cost": float(point.posterior.expected_cost(settings.cost).detach()),
+            "spent": spent(point) - shared + trained,
+        }
 
 
 def _write(folder: SharedFolder | RunFolder, points: Sequence[Mapping[str, Any]], settings: FrontSettings) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -48,6 +48,7 @@ class PosteriorSettings:
         momentum: Nesterov momentum of the weights.
         averaging: Steps over which the weights are averaged, exponentially; the average is what the phase ends with.
             At most 1: the weights of the last step are.
+        begun: Cost to where its cap begins to fall, as a share of the full network's; 1 where it is not given.
     """
 
     prior: Prior
@@ -61,12 +62,13 @@ class PosteriorSettings:
     weight_decay: float = 5e-4
     momentum: float = 0.9
     averaging: float = 0.0
+    begun: Mapping[CostName, float] = field(default_factory=dict)
 
-    def target(self, cap: float, step: float) -> float:
-        """The cap in force at a place in the schedule: lowered from 1, geometrically."""
+    def target(self, cap: float, step: float, begun: float = 1.0) -> float:
+        """The cap in force at a place in the schedule: lowered from ``begun``, geometrically."""
         steps = max(1, self.decision_step - self.weights_only)
         share = max(0.0, step - self.weights_only) / steps
-        return ramp((share - self.hold) / (self.reach - self.hold), 1.0, cap)
+        return ramp((share - self.hold) / (self.reach - self.hold), max(begun, cap), cap)
 
 
 class PosteriorPhase(Phase):
@@ -178,7 +180,7 @@ class PosteriorPhase(Phase):
         if self.logits:
             self.supernet.gates.clamp_(LOGIT_BOUND)
         for kind, cap in self.settings.caps.items():
-            target = self.settings.target(cap, self.place(step + 1))
+            target = self.settings.target(cap, self.place(step + 1), self.settings.begun.get(kind, 1.0))
             updated = self.controllers[kind].update(float(self._costs[kind].detach()), target)
             self.controllers[kind] = stiffened(updated)
 
@@ -200,6 +202,15 @@ class PosteriorPhase(Phase):
             if closed is not None:
                 self._shed(closed)
                 self.spending.plan(epoch, self.shedder.macs)
+
+    def shed_closed(self) -> None:
+        """Before the first step: gates that have decided to close leave, and the budget is planned without them."""
+        if self.shedder is None or self.spending is None:
+            return
+        closed = self.shedder.closed_at_start()
+        if closed is not None:
+            self._shed(closed)
+            self.spending.plan(0, self.shedder.macs)
 
     def _shed(self, closed: Tensor) -> None:
         """Go on without the units ``closed``, bool (U,)."""

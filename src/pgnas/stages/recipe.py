@@ -141,8 +141,15 @@ class Recipe:
         """An epoch of a network, in epochs of the full one."""
         return counts.macs / self.full.macs
 
-    def posterior_phase(self, supernet: Supernet, *, compiled: bool) -> PosteriorPhase:
-        """The phase that learns the posterior."""
+    def posterior_phase(self, supernet: Supernet, *, compiled: bool, begun: bool = False) -> PosteriorPhase:
+        """The phase that learns the posterior.
+
+        Args:
+            supernet: The supernet.
+            compiled: Whether to compile the forward pass.
+            begun: Whether the supernet comes from another search: its caps fall from what it costs now, and gates that
+                have decided to close leave at once if the run sheds.
+        """
         end, share = self.decision_epoch * self.steps_an_epoch, self.config.decision_share()
         budget = None if self.budget is None else self.budget * (share or 1.0)
         shares: dict[CostName, float] = {kind: cap / self.full_costs[kind] for kind, cap in self.caps.items()}
@@ -156,8 +163,9 @@ class Recipe:
             weights_only=round(self.weights_first(supernet) * self.steps_an_epoch),
             weight_decay=self.weight_decay,
             averaging=min(AVERAGED_MOST, AVERAGED_SHARE * end) if self.config.averages_weights else 0.0,
+            begun={kind: float(supernet.expected_cost(kind).detach()) for kind in shares} if begun else {},
         )
-        return PosteriorPhase(
+        phase = PosteriorPhase(
             supernet,
             settings,
             engine=self.engine,
@@ -167,6 +175,9 @@ class Recipe:
             shedder=self._shedder(supernet, compiled) if self.config.sheds and not supernet.has_heads else None,
             spending=Spending(self.full.macs, self.steps_an_epoch, end, self.decision_epoch, budget),
         )
+        if begun:
+            phase.shed_closed()
+        return phase
 
     def _shedder(self, supernet: Supernet, compiled: bool) -> Shedder:
         worth = RECOMPILING_SHARE * compile_worth(self.engine.device)

@@ -34,7 +34,7 @@ def search(run: Context, store: FolderStore) -> Facts:
     """Learn the posterior up to the decision; write it, its weights and their momentum."""
     supernet, recipe = run.supernet, run.recipe
     planned = recipe.planned_macs(run.full, recipe.decision_epoch)
-    phase = recipe.posterior_phase(supernet, compiled=run.compile_choice("search", planned))
+    phase = recipe.posterior_phase(supernet, compiled=run.compile_choice("search", planned), begun=run.begun)
     run.train(phase, range(recipe.decision_epoch), store)
     momentum = phase.momentum()
     passed = phase.settle(run.calibration_batches)

@@ -106,6 +106,16 @@ class Shedder:
         return cls(whole, rule, examples, whole.count(whole.open()).macs, low)
 
     @torch.no_grad()
+    def closed_at_start(self) -> Tensor | None:
+        """The units, bool (U,), of a posterior learned before that leave at once; None if there are none."""
+        closed = torch.sigmoid(self.whole.gates.logits()).cpu() < self.rule.keep
+        macs = shed_counts(self.whole, closed).macs
+        if macs == self.macs:
+            return None
+        self.macs = macs
+        return closed
+
+    @torch.no_grad()
     def after_epoch(self, epochs_left: int) -> Tensor | None:
         """The units, bool (U,), that are closed for good from now on, if it is time to shed."""
         low = torch.sigmoid(self.whole.gates.logits()).cpu() < self.rule.keep
