@@ -233,6 +233,18 @@ def test_a_point_killed_amid_its_search_ends_as_the_whole_one(descended, tmp_pat
         assert both[0] == both[1]
 
 
+def test_a_search_without_a_cap_has_a_front_too(tmp_path):
+    out = tmp_path / "run"
+    config = RunConfig(
+        model="multibranch-resnet:width=4,stages=1,blocks=1", data="digits", out=str(out), epochs=1, candidates=3,
+        batch_size=64,
+    )  # fmt: skip
+    stages.run(config, until="search")
+    (point,) = front(out, FrontSettings(caps=("50%",), epochs=2)).points
+    full = json.loads((out / point["folder"] / "result.json").read_text())["full"]["macs"]
+    assert point["macs"] <= 0.5 * full
+
+
 def supernet_of(folder):
     network = build_model(
         "multibranch-resnet:width=4,stages=1,blocks=1", in_channels=1, num_classes=10, image_size=(8, 8), seed=0

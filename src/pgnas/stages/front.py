@@ -215,6 +215,7 @@ def _point(run: Context, settings: FrontSettings, cap: str, **chosen: Any) -> Ru
         max_macs=cap if settings.cost == "macs" else None,
         max_params=cap if settings.cost == "params" else None,
         max_latency=None,
+        prior=run.config.prior_name,  # a run without a cap has another one than a run with one, and other gates
         schedule="cosine",
         warmup=None,
         lr_floor=0.0,
