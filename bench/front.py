@@ -2,9 +2,8 @@
 
     PGNAS_DATA=folder python bench/front.py --total 20 --caps 20% 35% 50% 65% 80%
 
-Compute is counted in epochs of the full network (multiply-adds x examples). The front's search, at the largest cap,
-has what its points leave of the total (``--tuning`` each); each of the single searches has all of it (``--budget``,
-decided after a quarter). The folder holds CIFAR-10 as cifar10.tar or unpacked as cifar10/{train,test}/<class>/<image>,
+Compute is counted in epochs of the full network (multiply-adds x examples). The front's run, at the largest cap, has
+what its points leave of the total (``--tuning`` each); each of the single runs has all of it. The folder holds CIFAR-10 as cifar10.tar or unpacked as cifar10/{train,test}/<class>/<image>,
 read at 16x16; without it the digits of scikit-learn stand in. Everything is resumable: an interrupted bench goes on.
 """
 
@@ -65,12 +64,12 @@ def settings(arguments: argparse.Namespace, name: str, **chosen: object) -> RunC
 
 
 def make_front(arguments: argparse.Namespace) -> list[dict]:
-    """One search and its points."""
+    """One run and its points."""
     budget = arguments.total - arguments.tuning * len(arguments.caps)
     largest = max(arguments.caps, key=lambda cap: parse_share(cap, subject="--caps", otherwise="none"))
-    config = settings(arguments, "front", budget=str(budget), max_macs=largest, decide_at="never")
+    config = settings(arguments, "front", budget=str(budget), max_macs=largest)
     reporter = make_reporter()
-    run(config, until="search", progress=reporter)
+    run(config, progress=reporter)
     wanted = FrontSettings(caps=tuple(arguments.caps), epochs=arguments.tuning, start=arguments.start)
     found = front(config.out, wanted, progress=reporter)
     reporter.close()

@@ -186,3 +186,20 @@ def test_a_group_with_one_logit_closes_whole() -> None:
     part[0] = True
     with pytest.raises(ModelError, match="whole groups"):
         gated.gates.close_(part)
+
+
+@pytest.mark.parametrize("granularity", ["channel", "group", "product"])
+def test_narrowed_gates_keep_an_architecture_and_nothing_beside_it(granularity: Granularity) -> None:
+    gated = supernet(NETWORKS["residual"](), images(dtype=torch.float32), granularity, initial_drop=0.3)
+    before = gated.gates.logits().detach().clone()
+    kept = torch.rand(gated.gates.units, generator=generator(0)) < 0.6
+    first = gated.gates.specs[0]
+    kept[: first.groups[0].stop] = False  # a whole group
+    gated.gates.narrow_(gated.gates.architecture(kept))
+    logits = gated.gates.logits().detach()
+    torch.testing.assert_close(logits[kept], before[kept])
+    assert (torch.sigmoid(logits[: first.groups[0].stop]) == 0).all()
+    if granularity != "group":
+        assert (torch.sigmoid(logits[~kept]) < 1e-30).all()
+    drawn = gated.gates.sample(generator=generator(1))
+    assert not drawn[: first.groups[0].stop].any()

@@ -233,6 +233,30 @@ def test_a_point_killed_amid_its_search_ends_as_the_whole_one(descended, tmp_pat
         assert both[0] == both[1]
 
 
+def test_a_front_of_a_finished_run_begins_with_the_network_that_it_found(tmp_path):
+    out = tmp_path / "run"
+    config = RunConfig(
+        model="multibranch-resnet:width=4,stages=1,blocks=1", data="digits", out=str(out), epochs=4, candidates=3,
+        max_macs="60%", batch_size=64, logit_lr=0.5,
+    )  # fmt: skip
+    result = stages.run(config)
+    front(out, FrontSettings(caps=("80%", "60%", "35%"), epochs=2))
+    found = Architecture.from_json(json.loads((out / "architecture.json").read_text()))
+    trained = load_file(out / "found.safetensors")
+    same, smaller, larger = (out / "front" / f"macs-{share}pct" for share in (60, 35, 80))
+    handed = supernet_of(same)
+    for name, value in pgnas.extract(handed, found).named_parameters():
+        assert torch.equal(value.detach(), trained[name])
+    outside = ~handed.gates.mask(found)
+    assert outside.any()
+    assert (torch.sigmoid(handed.gates.logits())[outside] == 0).all()
+    for path in (smaller, same):
+        kept = Architecture.from_json(json.loads((path / "architecture.json").read_text())).kept
+        assert all(set(units) <= set(found.kept[name]) for name, units in kept.items())
+    macs = [json.loads((path / "result.json").read_text())["found"]["macs"] for path in (smaller, same, larger)]
+    assert macs[0] < macs[1] <= result["found"]["macs"] < macs[2]
+
+
 def test_a_search_without_a_cap_has_a_front_too(tmp_path):
     out = tmp_path / "run"
     config = RunConfig(

@@ -190,7 +190,7 @@ def front(
     cost: Literal["macs", "params"] = "macs",
     start: Literal["larger", "search"] = "larger",
 ) -> None:
-    """Networks for several caps from the one search of a run, whose posterior is searched on from cap to cap.
+    """Networks for several caps from one run, whose posterior is searched on from cap to cap.
 
     Each is ranked, extracted, trained, exported and evaluated in a folder of its own in RUN/front, beside front.json,
     front.csv and front.svg. Running the same command again resumes what was interrupted.
@@ -203,7 +203,7 @@ def front(
             trains the network chosen.
         lr: Learning rate at the beginning of these, from where it falls to 0.
         cost: What is capped: multiply-adds or parameters.
-        start: Weights with which each begins: those of the next larger network, trained, or those of the search.
+        start: What each begins with: the next larger network, trained (the first: the run's), or the run's search.
     """
     with reporter() as progress:
         from pgnas.stages.front import FrontSettings

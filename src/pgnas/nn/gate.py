@@ -209,6 +209,20 @@ class Gates(nn.Module):
         self.closed.fill_(False)
         self._any_closed = False
 
+    def narrow_(self, architecture: Architecture) -> None:
+        """Close for good, by their logits, the units that an architecture does not keep.
+
+        Where a group has one logit it is closed if none of its units is kept. The options of a choice stay.
+
+        Raises:
+            ArchitectureError: It belongs to another search space.
+        """
+        closed = ~self.mask(architecture)
+        if self.unit_logits is None and self.group_logits is not None:
+            closed[: self.free] = self._whole_groups(closed)[self.group_of_unit]
+        self.close_(closed)
+        self.settle_()
+
     def _whole_groups(self, units: Tensor) -> Tensor:
         """Whether all units of each group are among ``units``, (G,)."""
         groups = int(self.group_of_unit.max()) + 1 if len(self.group_of_unit) else 0

@@ -1,9 +1,10 @@
 """``pgnas front RUN``: networks for several costs from one search, whose posterior is re-targeted to each.
 
-Every point is a run folder of its own in the run's ``front/``, made from the largest cap down: the posterior of the
-point before is searched on under the lower cap, for half of what a point may cost; then the point is ranked, extracted,
-trained, exported and evaluated. Where the posterior meets a cap already, or too few steps remain to get there, it is
-re-targeted instead. A killed front goes on where it was.
+Every point is a run folder of its own in the run's ``front/``, made from the largest cap down. It begins with the
+network of the point before, or of the run itself: its weights, and the posterior over the units that it keeps. That is
+searched on under the lower cap, for half of what a point may cost; then the point is ranked, extracted, trained,
+exported and evaluated. Where a posterior meets a cap already, or too few steps remain to get there, it is re-targeted
+instead. A killed front goes on where it was.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -71,7 +72,7 @@ class FrontSettings:
             small networks are trained for more epochs. 0: the posterior is re-targeted and nothing is trained.
         lr: Learning rate at the beginning of these, from where it falls to 0.
         cost: What is capped: multiply-adds or parameters.
-        start: Weights with which each network begins: those of the next larger one, trained, or those of the search.
+        start: What each begins with: the next larger network, trained, or that of the run, or the run's search.
     """
 
     caps: tuple[str, ...] = ()
@@ -155,17 +156,22 @@ def front(
         folder.require_stage("search")
         run = Context(folder, progress, model=model, data=data, processes=processes)
         targets = _targets(run, settings)
-        start = copy.deepcopy(run.posterior)
+        start, narrowed, own = copy.deepcopy(run.posterior), False, _own_share(run, settings)
         rows: list[dict[str, Any]] = []
         for cap, target in reversed(targets.items()):
+            if target <= NEAR * own:
+                start, narrowed, own = _narrowed(copy.deepcopy(run.posterior), folder.path), True, 0.0
             descends = _descends(run, settings, start, target)
             config = _searched_on(run, settings, cap) if descends else _retargeted(run, settings, cap, target)
-            _begin(run, config, start, settings, None if descends else target)
+            supernet = copy.deepcopy(start)
+            if not descends and not (narrowed and _cost(start, settings) <= target):  # then nothing is left to open
+                supernet.retarget_(settings.cost, target)
+            _begin(run, config, supernet, settings, searched=not descends)
             progress.note(f"front: {cap} of {settings.cost}")
             result = pipeline.run(config, progress=progress, model=model, data=run.data)
             rows.insert(0, _row(run, cap, result) | _measured(run, settings, result.path, model))
             if settings.start == "larger":
-                _learn_from(start, result.path, descends=descends)
+                start, narrowed = _narrowed(_posterior_of(start, result.path) if descends else start, result.path), True
         points = [
             {**row, "dominated": not best} for row, best in zip(rows, undominated(rows, settings.cost), strict=True)
         ]
@@ -190,21 +196,43 @@ def _descends(run: Context, settings: FrontSettings, start: Supernet, target: fl
     """Whether the search goes on from a supernet down to a cap: it costs more, and its logits can move that far."""
     steps = DESCENT_SHARE * settings.epochs * run.steps_an_epoch
     reachable = run.config.fixed_drop is None and run.config.logit_lr * steps >= LOGIT_BOUND
-    return reachable and float(start.expected_cost(settings.cost).detach()) > NEAR * target
+    return reachable and _cost(start, settings) > NEAR * target
 
 
-def _learn_from(start: Supernet, path: Path, *, descends: bool) -> None:
-    """Take over into a supernet what a point learned: its posterior if that was searched on, then its network."""
-    if descends:
-        load_state(start, load_tensors(path / "posterior.safetensors")[0], source=str(path))
+def _cost(supernet: Supernet, settings: FrontSettings) -> float:
+    """The expected cost of a posterior, as a share of the full network's."""
+    return float(supernet.expected_cost(settings.cost).detach())
+
+
+def _own_share(run: Context, settings: FrontSettings) -> float:
+    """The share of the full network's cost up to which points begin with the run's own network; 0: none does.
+
+    That is its own cap, or what it costs without one, if it is trained and wanted as a start.
+    """
+    if settings.start == "search" or not run.folder.stage_done("train"):
+        return 0.0
+    found, full = asdict(run.found)[settings.cost], asdict(run.full)[settings.cost]
+    return float(max(found, run.caps.get(settings.cost, 0.0)) / full)
+
+
+def _posterior_of(supernet: Supernet, path: Path) -> Supernet:
+    """The supernet with the posterior, weights and statistics of the search in a run folder; it is changed."""
+    load_state(supernet, load_tensors(path / "posterior.safetensors")[0], source=str(path))
+    return supernet
+
+
+@torch.no_grad()
+def _narrowed(supernet: Supernet, path: Path) -> Supernet:
+    """The supernet with only the units of the network that a run found, and its weights and statistics; changed."""
     tensors, _ = load_tensors(path / "found.safetensors")
     architecture = Architecture.from_json(json.loads((path / "architecture.json").read_bytes()), subject=str(path))
-    whole = dict(chain(start.body.named_parameters(), start.body.named_buffers()))
-    small = extract_small(start, architecture)
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            if name in whole:  # constants are not
-                small.put_(name, whole[name], tensor)
+    whole = dict(chain(supernet.body.named_parameters(), supernet.body.named_buffers()))
+    small = extract_small(supernet, architecture)
+    for name, tensor in tensors.items():
+        if name in whole:  # constants are not
+            small.put_(name, whole[name], tensor)
+    supernet.gates.narrow_(architecture)
+    return supernet
 
 
 def _point(run: Context, settings: FrontSettings, cap: str, **chosen: Any) -> RunConfig:
@@ -256,16 +284,14 @@ def _retargeted(run: Context, settings: FrontSettings, cap: str, target: float) 
     )  # fmt: skip
 
 
-def _begin(run: Context, config: RunConfig, start: Supernet, settings: FrontSettings, target: float | None) -> None:
-    """Make the point's folder, with the posterior that its search begins with or, re-targeted, is done with."""
+def _begin(run: Context, config: RunConfig, supernet: Supernet, settings: FrontSettings, *, searched: bool) -> None:
+    """Make the point's folder, with the posterior that its search begins with or is done with."""
     with SharedFolder.share(run.processes, lambda: RunFolder.create_or_resume(config)) as point:
         if not point.stage_done("start"):
-            supernet = copy.deepcopy(start)
-            if target is None:
-                point.save_tensors(START_NAME, supernet.state_dict())
-            else:
-                supernet.retarget_(settings.cost, target)
+            if searched:
                 _mark_searched(run, point, supernet)
+            else:
+                point.save_tensors(START_NAME, supernet.state_dict())
             point.mark_done("start", 0.0, start=settings.start)
         begun = point.stage_facts("start")["start"]
         if begun != settings.start:
@@ -314,7 +340,7 @@ def _measured(run: Context, settings: FrontSettings, path: Path, model: nn.Modul
         shared = 0.0 if point.begun else float(str(searched.get("spent", searched["epochs"])))
         return {
             **{name: float(str(facts[name])) for name in ("latency", "full_latency")},
-            "expected_cost": float(point.posterior.expected_cost(settings.cost).detach()),
+            "expected_cost": _cost(point.posterior, settings),
             "spent": spent(point) - shared + trained,
         }
 
