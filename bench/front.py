@@ -4,7 +4,8 @@
 
 Compute is counted in epochs of the full network (multiply-adds x examples). The front's run, at the largest cap, has
 what its points leave of the total (``--tuning`` each); each of the single runs has all of it. The folder holds CIFAR-10
-as cifar10.tar or unpacked as cifar10/{train,test}/<class>/<image>, read at 16x16; without it the digits of scikit-learn stand in. Everything is resumable: an interrupted bench goes on.
+as cifar10.tar or unpacked as cifar10/{train,test}/<class>/<image>, read at 16x16; without it the digits of
+scikit-learn stand in. Everything is resumable: an interrupted bench goes on.
 """
 
 from __future__ import annotations
