@@ -203,3 +203,7 @@ def test_narrowed_gates_keep_an_architecture_and_nothing_beside_it(granularity: 
         assert (torch.sigmoid(logits[~kept]) < 1e-30).all()
     drawn = gated.gates.sample(generator=generator(1))
     assert not drawn[: first.groups[0].stop].any()
+    gated.gates.open_(8.0)
+    opened = torch.sigmoid(gated.gates.logits().detach())
+    assert (opened[kept] > 0.999).all()
+    assert (opened[: first.groups[0].stop] == 0).all()

@@ -214,6 +214,9 @@ class Gates(nn.Module):
 
         Where a group has one logit it is closed if none of its units is kept. The options of a choice stay.
 
+        Args:
+            architecture: It is what can still be kept.
+
         Raises:
             ArchitectureError: It belongs to another search space.
         """
@@ -222,6 +225,13 @@ class Gates(nn.Module):
             closed[: self.free] = self._whole_groups(closed)[self.group_of_unit]
         self.close_(closed)
         self.settle_()
+
+    @torch.no_grad()
+    def open_(self, logit: float) -> None:
+        """Set the logits of all units but a choice's options to ``logit``, where they are not closed for good."""
+        for parameter in (self.unit_logits, self.group_logits):
+            if parameter is not None:
+                parameter.masked_fill_(parameter > CLOSED, logit)
 
     def _whole_groups(self, units: Tensor) -> Tensor:
         """Whether all units of each group are among ``units``, (G,)."""

@@ -69,7 +69,8 @@ class FrontSettings:
         caps: Their caps, each a share of the full network's cost (``"40%"``) or a count (``"2M"``).
         points: Instead of ``caps``: so many, evenly spaced between nothing and the full network.
         epochs: What each network may cost after the search, in epochs of the full network, multiply-adds x examples:
-            small networks are trained for more epochs. 0: the posterior is re-targeted and nothing is trained.
+            small networks are trained for more epochs. Ranking the candidates of a re-targeted posterior comes on top.
+            0: the posterior is re-targeted and nothing is trained.
         lr: Learning rate at the beginning of these, from where it falls to 0.
         cost: What is capped: multiply-adds or parameters.
         start: What each begins with: the next larger network, trained, or that of the run, or the run's search.
@@ -163,9 +164,7 @@ def front(
                 start, narrowed, own = _narrowed(copy.deepcopy(run.posterior), folder.path), True, 0.0
             descends = _descends(run, settings, start, target)
             config = _searched_on(run, settings, cap) if descends else _retargeted(run, settings, cap, target)
-            supernet = copy.deepcopy(start)
-            if not descends and not (narrowed and _cost(start, settings) <= target):  # then nothing is left to open
-                supernet.retarget_(settings.cost, target)
+            supernet = copy.deepcopy(start) if descends else _meeting(start, settings, target, narrowed=narrowed)
             _begin(run, config, supernet, settings, searched=not descends)
             progress.note(f"front: {cap} of {settings.cost}")
             result = pipeline.run(config, progress=progress, model=model, data=run.data)
@@ -197,6 +196,18 @@ def _descends(run: Context, settings: FrontSettings, start: Supernet, target: fl
     steps = DESCENT_SHARE * settings.epochs * run.steps_an_epoch
     reachable = run.config.fixed_drop is None and run.config.logit_lr * steps >= LOGIT_BOUND
     return reachable and _cost(start, settings) > NEAR * target
+
+
+def _meeting(start: Supernet, settings: FrontSettings, target: float, *, narrowed: bool) -> Supernet:
+    """A posterior that meets a cap: the network that is left of a narrowed one, if that fits, or one re-targeted."""
+    if narrowed:
+        whole = copy.deepcopy(start)
+        whole.gates.open_(LOGIT_BOUND)
+        if _cost(whole, settings) <= NEAR * target:
+            return whole
+    moved = copy.deepcopy(start)
+    moved.retarget_(settings.cost, target)
+    return moved
 
 
 def _cost(supernet: Supernet, settings: FrontSettings) -> float:
