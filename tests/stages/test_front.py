@@ -112,11 +112,7 @@ def test_the_learning_rate_begins_as_asked_and_ends_at_nothing(made, searched):
 def test_a_point_begins_with_what_the_next_larger_one_learned(made, searched):
     larger, smaller = (searched / "front" / name for name in ("macs-60pct", "macs-30pct"))
     architecture = Architecture.from_json(json.loads((larger / "architecture.json").read_text()))
-    network = build_model(
-        "multibranch-resnet:width=4,stages=1,blocks=1", in_channels=1, num_classes=10, image_size=(8, 8), seed=0
-    ).module
-    handed = pgnas.supernet(network, torch.zeros(2, 1, 8, 8), streams=True)
-    handed.load_state_dict(load_file(smaller / "posterior.safetensors"))
+    handed = supernet_of(smaller)
     trained = load_file(larger / "found.safetensors")
     parameters = dict(pgnas.extract(handed, architecture).named_parameters())
     assert parameters

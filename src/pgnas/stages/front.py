@@ -1,4 +1,4 @@
-"""``pgnas front RUN``: networks for several costs from one search, whose posterior is re-targeted to each.
+"""``pgnas front RUN``: networks for several costs from one run, whose posterior is searched on from cap to cap.
 
 Every point is a run folder of its own in the run's ``front/``, made from the largest cap down. It begins with the
 network of the point before, or of the run itself: its weights, and the posterior over the units that it keeps. That is
@@ -13,8 +13,9 @@ import copy
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -35,12 +36,13 @@ from pgnas.report.front import front_figure, undominated
 from pgnas.run_folder import RunFolder, SharedFolder
 from pgnas.run_folder.tensors import load_tensors
 from pgnas.stages import pipeline
+from pgnas.stages.baselines import total_compute
 from pgnas.stages.context import START_NAME, Context
 from pgnas.stages.latency import example_batch
 from pgnas.stages.phases import LOGIT_BOUND
 from pgnas.stages.result import RunResult
 from pgnas.stages.schedule import cosine_schedule
-from pgnas.stages.searching import describe_supernet, spent, trained_network
+from pgnas.stages.searching import describe_supernet, spent_searching, trained_network
 from pgnas.stages.shedding import affordable
 from pgnas.supernets import load_state
 
@@ -164,11 +166,11 @@ def front(
                 start, narrowed, own = _narrowed(copy.deepcopy(run.posterior), folder.path), True, 0.0
             descends = _descends(run, settings, start, target)
             config = _searched_on(run, settings, cap) if descends else _retargeted(run, settings, cap, target)
-            supernet = copy.deepcopy(start) if descends else _meeting(start, settings, target, narrowed=narrowed)
-            _begin(run, config, supernet, settings, searched=not descends)
+            meeting = None if descends else partial(_meeting, start, settings, target, narrowed=narrowed)
+            _begin(run, config, start, settings, meeting)
             progress.note(f"front: {cap} of {settings.cost}")
             result = pipeline.run(config, progress=progress, model=model, data=run.data)
-            rows.insert(0, _row(run, cap, result) | _measured(run, settings, result.path, model))
+            rows.insert(0, _row(cap, result) | _measured(run, settings, result.path, model))
             if settings.start == "larger":
                 start, narrowed = _narrowed(_posterior_of(start, result.path) if descends else start, result.path), True
         points = [
@@ -222,8 +224,8 @@ def _own_share(run: Context, settings: FrontSettings) -> float:
     """
     if settings.start == "search" or not run.folder.stage_done("train"):
         return 0.0
-    found, full = asdict(run.found)[settings.cost], asdict(run.full)[settings.cost]
-    return float(max(found, run.caps.get(settings.cost, 0.0)) / full)
+    found = asdict(run.found)[settings.cost]
+    return float(max(found, run.caps.get(settings.cost, 0.0)) / run.recipe.full_costs[settings.cost])
 
 
 def _posterior_of(supernet: Supernet, path: Path) -> Supernet:
@@ -295,14 +297,16 @@ def _retargeted(run: Context, settings: FrontSettings, cap: str, target: float) 
     )  # fmt: skip
 
 
-def _begin(run: Context, config: RunConfig, supernet: Supernet, settings: FrontSettings, *, searched: bool) -> None:
-    """Make the point's folder, with the posterior that its search begins with or is done with."""
+def _begin(
+    run: Context, config: RunConfig, start: Supernet, settings: FrontSettings, meeting: Callable[[], Supernet] | None
+) -> None:
+    """Make the point's folder, with the posterior that its search begins with or, made by ``meeting``, ends with."""
     with SharedFolder.share(run.processes, lambda: RunFolder.create_or_resume(config)) as point:
         if not point.stage_done("start"):
-            if searched:
-                _mark_searched(run, point, supernet)
+            if meeting is not None:
+                _mark_searched(run, point, meeting())
             else:
-                point.save_tensors(START_NAME, supernet.state_dict())
+                point.save_tensors(START_NAME, start.state_dict())
             point.mark_done("start", 0.0, start=settings.start)
         begun = point.stage_facts("start")["start"]
         if begun != settings.start:
@@ -319,7 +323,7 @@ def _mark_searched(run: Context, point: SharedFolder | RunFolder, supernet: Supe
     point.mark_done("search", 0.0, **facts)
 
 
-def _row(run: Context, cap: str, result: RunResult) -> dict[str, Any]:
+def _row(cap: str, result: RunResult) -> dict[str, Any]:
     found, decision = result["found"], result["decision"]
     return {
         "cap": cap,
@@ -346,13 +350,11 @@ def _measured(run: Context, settings: FrontSettings, path: Path, model: nn.Modul
             measured = run.processes.from_first(lambda: {name: latency(n, inputs) for name, n in networks.items()})
             folder.mark_done("timing", 0.0, **measured)
         facts = folder.stage_facts("timing")
-        trained = int(str(folder.stage_facts("train")["epochs"])) * run.recipe.cost(point.found)
-        searched = run.folder.stage_facts("search")
-        shared = 0.0 if point.begun else float(str(searched.get("spent", searched["epochs"])))
+        shared = 0.0 if point.begun else spent_searching(run)
         return {
             **{name: float(str(facts[name])) for name in ("latency", "full_latency")},
             "expected_cost": _cost(point.posterior, settings),
-            "spent": spent(point) - shared + trained,
+            "spent": total_compute(point) / run.recipe.planned_macs(run.full, 1) - shared,
         }
 
 

@@ -198,25 +198,23 @@ class PosteriorPhase(Phase):
             return
         self.spending.after_epoch(self.spending.full if self.shedder is None else self.shedder.macs)
         if self.shedder is not None:
-            closed = self.shedder.after_epoch(self.spending.stop - epoch)
-            if closed is not None:
-                self._shed(closed)
-                self.spending.plan(epoch, self.shedder.macs)
+            self._shed(self.shedder.after_epoch(self.spending.stop - epoch), epoch)
 
     def shed_closed(self) -> None:
         """Before the first step: gates that have decided to close leave, and the budget is planned without them."""
-        if self.shedder is None or self.spending is None:
-            return
-        closed = self.shedder.closed_at_start()
-        if closed is not None:
-            self._shed(closed)
-            self.spending.plan(0, self.shedder.macs)
+        if self.shedder is not None:
+            self._shed(self.shedder.closed_at_start(), 0)
 
-    def _shed(self, closed: Tensor) -> None:
-        """Go on without the units ``closed``, bool (U,)."""
+    def _shed(self, closed: Tensor | None, epoch: int) -> None:
+        """Go on after ``epoch`` without the units ``closed``, bool (U,), if there are any, and plan what remains."""
+        if closed is None:
+            return
+        assert self.shedder is not None
+        assert self.spending is not None
         momentum, average = self.momentum(), self._of_whole(self.average)
         self._put_back()
         self._adopt_left(closed, momentum, average)
+        self.spending.plan(epoch, self.shedder.macs)
 
     def _adopt_left(self, closed: Tensor, momentum: Mapping[str, Tensor], average: Mapping[str, Tensor]) -> None:
         self.whole.gates.close_(closed)

@@ -59,14 +59,20 @@ def _what_left(phase: PosteriorPhase, estimating: float) -> Facts:
     return facts
 
 
+def spent_searching(run: Context) -> float:
+    """What learning the posterior has cost, in epochs of the full network."""
+    searched = run.folder.stage_facts("search")
+    return float(str(searched.get("spent", searched["epochs"])))
+
+
 def spent(run: Context) -> float:
     """What learning the posterior and ranking have cost, in epochs of the full network."""
-    searched, sampled = (run.folder.stage_facts(name) for name in ("search", "sample"))
+    sampled = run.folder.stage_facts("sample")
     passes = len(run.data.select)
     if sampled.get("recalibrated"):
         passes += CALIBRATION_BATCHES * run.config.batch_size
     ranking = FORWARD_SHARE * int(str(sampled["count"])) * passes / run.recipe.examples_an_epoch
-    return float(str(searched.get("spent", searched["epochs"]))) + ranking * run.recipe.cost(run.found)
+    return spent_searching(run) + ranking * run.recipe.cost(run.found)
 
 
 def describe_supernet(supernet: Supernet) -> dict[str, Any]:
