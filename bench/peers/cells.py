@@ -30,6 +30,7 @@ class Cell:
         data: What stands for the data in the name.
         dense_share: Share of the budget in which a pruner trains the full network.
         candidates: Sub-networks that a search ranks.
+        precision: Number format of the forward pass, as of ``pgnas run --precision``.
     """
 
     method: str
@@ -41,6 +42,7 @@ class Cell:
     data: str = "cifar10"
     dense_share: str = "50%"
     candidates: int = 64
+    precision: str = "auto"
 
     @property
     def base(self) -> Network:
@@ -56,6 +58,8 @@ class Cell:
             parts.append(f"dense{self.dense_share.rstrip('%')}")
         if self.candidates != 64:
             parts.append(f"{self.candidates}candidates")
+        if self.precision != "auto":
+            parts.append(self.precision)
         return "-".join(parts)
 
     @property

@@ -64,6 +64,7 @@ def _add_shared(command: argparse.ArgumentParser) -> None:
     command.add_argument("--extra", type=int, nargs="+", default=[1, 3, 10], help="epochs after a trained start")
     command.add_argument("--dense-share", default="50%", help="share in which a pruner trains the full network")
     command.add_argument("--candidates", type=int, default=64, help="sub-networks that a search ranks")
+    command.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of the forward pass")
     command.add_argument("--images", type=int, help="only so many images of CIFAR-10, held-out ones included: a trial")
     command.add_argument("--data", choices=("cifar10", "digits"), default="cifar10", help="digits: a trial")
     command.add_argument("--compile", choices=("auto", "on", "off"), default="auto")
@@ -112,6 +113,7 @@ def _cell(arguments: argparse.Namespace, *, method: str, network: str, seed: int
         data=data,
         dense_share=arguments.dense_share,
         candidates=arguments.candidates,
+        precision=arguments.precision,
     )
 
 

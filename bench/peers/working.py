@@ -97,6 +97,7 @@ def settings(cell: Cell, work: Work) -> RunConfig:
         "seed": cell.seed,
         "compile": work.compile,
         "candidates": cell.candidates,
+        "precision": cell.precision,
     }
     if cell.start == "scratch":
         given |= {"budget": str(cell.epochs), **method.settings}

@@ -22,6 +22,7 @@ def test_cells_that_differ_have_names_that_differ():
         "data": ["cifar10", "digits"],
         "dense_share": ["50%", "25%"],
         "candidates": [64, 8],
+        "precision": ["auto", "bf16"],
     }
     assert set(options) == {field.name for field in dataclasses.fields(Cell)}
     cells = [Cell(**dict(zip(options, values, strict=True))) for values in itertools.product(*options.values())]
