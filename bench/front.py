@@ -3,9 +3,10 @@
     PGNAS_DATA=folder python bench/front.py --total 20 --caps 20% 35% 50% 65% 80%
 
 Compute is counted in epochs of the full network (multiply-adds x examples). The front's run, at the largest cap, has
-what its points leave of the total (``--tuning`` each); each of the single runs has all of it. The folder holds CIFAR-10
-as cifar10.tar or unpacked as cifar10/{train,test}/<class>/<image>, read at 16x16; without it the digits of
-scikit-learn stand in. Everything is resumable: an interrupted bench goes on.
+what its points leave of the total (``--tuning`` each). Each of the single runs has all of it, or ``--single``: what the
+run and one point have together is what went into one network. The folder holds CIFAR-10 as cifar10.tar or unpacked as
+cifar10/{train,test}/<class>/<image>, read at 16x16; without it the digits of scikit-learn stand in. Everything is
+resumable: an interrupted bench goes on.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ def main() -> None:
     parser.add_argument(
         "--tuning", type=int, default=2, help="what each point of the front may cost, in epochs of the full network"
     )
+    parser.add_argument("--single", type=int, help="what each single search may cost instead of the total")
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="of the forward pass")
     parser.add_argument("--start", default="larger", choices=("larger", "search"), help="as of pgnas front")
     parser.add_argument("--model", default="multibranch-resnet:width=32,blocks=1")
     parser.add_argument("--seed", type=int, default=0)
@@ -51,16 +54,18 @@ def main() -> None:
         )
 
 
-def settings(arguments: argparse.Namespace, name: str, **chosen: object) -> RunConfig:
+def settings(arguments: argparse.Namespace, name: str, *, budget: int, max_macs: str) -> RunConfig:
     """The settings that all searches share, and some of their own."""
     has_cifar = bool(os.environ.get("PGNAS_DATA"))
     return RunConfig(
         model=arguments.model,
         data=str(find_cifar(arguments.out)) if has_cifar else "digits",
         image_size=16 if has_cifar else None,
-        out=str(arguments.out / f"{name}-{arguments.total}-seed{arguments.seed}"),
+        out=str(arguments.out / f"{name}-{budget}-seed{arguments.seed}"),
         seed=arguments.seed,
-        **chosen,
+        precision=arguments.precision,
+        budget=str(budget),
+        max_macs=max_macs,
     )
 
 
@@ -68,7 +73,7 @@ def make_front(arguments: argparse.Namespace) -> list[dict]:
     """One run and its points."""
     budget = arguments.total - arguments.tuning * len(arguments.caps)
     largest = max(arguments.caps, key=lambda cap: parse_share(cap, subject="--caps", otherwise="none"))
-    config = settings(arguments, "front", budget=str(budget), max_macs=largest)
+    config = settings(arguments, "front", budget=budget, max_macs=largest)
     reporter = make_reporter()
     run(config, progress=reporter)
     wanted = FrontSettings(caps=tuple(arguments.caps), epochs=arguments.tuning, start=arguments.start)
@@ -79,7 +84,7 @@ def make_front(arguments: argparse.Namespace) -> list[dict]:
 
 def single(arguments: argparse.Namespace, cap: str) -> float:
     """Test accuracy of a search for one cap alone."""
-    config = settings(arguments, f"single-{cap.rstrip('%')}", budget=str(arguments.total), max_macs=cap)
+    config = settings(arguments, f"single-{cap.rstrip('%')}", budget=arguments.single or arguments.total, max_macs=cap)
     reporter = make_reporter()
     result = run(config, progress=reporter)
     reporter.close()
