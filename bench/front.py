@@ -14,7 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from cifar16 import find_cifar
 
@@ -22,7 +24,7 @@ from pgnas.amounts import parse_share
 from pgnas.config import RunConfig
 from pgnas.console import make_reporter
 from pgnas.stages import run
-from pgnas.stages.front import FrontSettings, front
+from pgnas.stages.front import FrontSettings, Start, front
 
 
 def main() -> None:
@@ -35,7 +37,10 @@ def main() -> None:
     )
     parser.add_argument("--single", type=int, help="what each single search may cost instead of the total")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="of the forward pass")
-    parser.add_argument("--start", default="larger", choices=("larger", "search"), help="as of pgnas front")
+    parser.add_argument("--start", default="larger", choices=get_args(Start), help="as of pgnas front")
+    parser.add_argument(
+        "--trunk", action="store_true", help="the run ends with its search, at the points' learning rate"
+    )
     parser.add_argument("--model", default="multibranch-resnet:width=32,blocks=1")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/bench/front"))
@@ -73,10 +78,13 @@ def make_front(arguments: argparse.Namespace) -> list[dict]:
     """One run and its points."""
     budget = arguments.total - arguments.tuning * len(arguments.caps)
     largest = max(arguments.caps, key=lambda cap: parse_share(cap, subject="--caps", otherwise="none"))
-    config = settings(arguments, "front", budget=budget, max_macs=largest)
-    reporter = make_reporter()
-    run(config, progress=reporter)
+    config = settings(arguments, "trunk" if arguments.trunk else "front", budget=budget, max_macs=largest)
     wanted = FrontSettings(caps=tuple(arguments.caps), epochs=arguments.tuning, start=arguments.start)
+    reporter = make_reporter()
+    if arguments.trunk:
+        run(replace(config, decide_at="never", lr_floor=wanted.lr), until="search", progress=reporter)
+    else:
+        run(config, progress=reporter)
     found = front(config.out, wanted, progress=reporter)
     reporter.close()
     return [dict(point) for point in found.points]

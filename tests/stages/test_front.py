@@ -229,6 +229,22 @@ def test_a_point_killed_amid_its_search_ends_as_the_whole_one(descended, tmp_pat
         assert both[0] == both[1]
 
 
+def test_a_point_may_begin_with_the_search_of_the_next_larger_one(descended, tmp_path):
+    again = shutil.copytree(descended[0], tmp_path / "run")
+    shutil.rmtree(again / "front")
+    made = front(again, FrontSettings(caps=("60%", "35%"), epochs=2, start="larger-search"))
+    larger, smaller = (again / "front" / name for name in ("macs-60pct", "macs-35pct"))
+    left, begun = load_file(larger / "posterior.safetensors"), load_file(smaller / "start.safetensors")
+    assert left.keys() == begun.keys()
+    assert all(torch.equal(value, begun[name]) for name, value in left.items())
+    first = load_file(again / "posterior.safetensors")
+    assert all(torch.equal(value, first[name]) for name, value in load_file(larger / "start.safetensors").items())
+    full = json.loads((smaller / "result.json").read_text())["full"]["macs"]
+    assert made.points[0]["macs"] <= 0.35 * full
+    with pytest.raises(RunFolderError, match="another --start"):
+        front(again, FrontSettings(caps=("35%",), epochs=2))
+
+
 def test_a_front_of_a_finished_run_begins_with_the_network_that_it_found(tmp_path):
     out = tmp_path / "run"
     config = RunConfig(

@@ -188,7 +188,7 @@ def front(
     epochs: Annotated[int, _WHOLE] = 2,
     lr: float = 0.03,
     cost: Literal["macs", "params"] = "macs",
-    start: Literal["larger", "search"] = "larger",
+    start: Literal["larger", "larger-search", "search"] = "larger",
 ) -> None:
     """Networks for several caps from one run, whose posterior is searched on from cap to cap.
 
@@ -203,7 +203,8 @@ def front(
             trains the network chosen.
         lr: Learning rate at the beginning of these, from where it falls to 0.
         cost: What is capped: multiply-adds or parameters.
-        start: What each begins with: the next larger network, trained (the first: the run's), or the run's search.
+        start: What each begins with: the next larger network, trained (the first: the run's), that one's search (the
+            first: the run's), or the run's search.
     """
     with reporter() as progress:
         from pgnas.stages.front import FrontSettings

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -53,7 +53,7 @@ DESCENT_SHARE = 0.5
 NEAR = 1.02
 """A posterior whose expected cost is at most this times the cap is re-targeted: there is nowhere to go down to."""
 Cost = Literal["macs", "params"]
-Start = Literal["larger", "search"]
+Start = Literal["larger", "larger-search", "search"]
 FOLDER = "front"
 MOST_LR = 1_000.0
 """The most that ``lr`` of a run's settings may be."""
@@ -75,7 +75,8 @@ class FrontSettings:
             0: the posterior is re-targeted and nothing is trained.
         lr: Learning rate at the beginning of these, from where it falls to 0.
         cost: What is capped: multiply-adds or parameters.
-        start: What each begins with: the next larger network, trained, or that of the run, or the run's search.
+        start: What each begins with: the next larger network, trained (the first: that of the run), the search of the
+            next larger one (the first: of the run), or always the run's search.
     """
 
     caps: tuple[str, ...] = ()
@@ -96,8 +97,9 @@ class FrontSettings:
             raise ConfigError("--lr", "must lie in (0, 100]", value=self.lr, remedy="choose a value inside")
         if self.cost not in ("macs", "params"):
             raise ConfigError("--cost", "must be one of macs, params", value=repr(self.cost), remedy="choose one")
-        if self.start not in ("larger", "search"):
-            raise ConfigError("--start", "must be one of larger, search", value=repr(self.start), remedy="choose one")
+        if self.start not in get_args(Start):
+            rule = f"must be one of {', '.join(get_args(Start))}"
+            raise ConfigError("--start", rule, value=repr(self.start), remedy="choose one")
         for cap in self.caps:
             Amount.parse(cap, subject="--caps")
 
@@ -171,8 +173,10 @@ def front(
             progress.note(f"front: {cap} of {settings.cost}")
             result = pipeline.run(config, progress=progress, model=model, data=run.data)
             rows.insert(0, _row(cap, result) | _measured(run, settings, result.path, model))
+            if settings.start != "search" and descends:
+                start = _posterior_of(start, result.path)
             if settings.start == "larger":
-                start, narrowed = _narrowed(_posterior_of(start, result.path) if descends else start, result.path), True
+                start, narrowed = _narrowed(start, result.path), True
         points = [
             {**row, "dominated": not best} for row, best in zip(rows, undominated(rows, settings.cost), strict=True)
         ]
@@ -222,7 +226,7 @@ def _own_share(run: Context, settings: FrontSettings) -> float:
 
     That is its own cap, or what it costs without one, if it is trained and wanted as a start.
     """
-    if settings.start == "search" or not run.folder.stage_done("train"):
+    if settings.start != "larger" or not run.folder.stage_done("train"):
         return 0.0
     found = asdict(run.found)[settings.cost]
     return float(max(found, run.caps.get(settings.cost, 0.0)) / run.recipe.full_costs[settings.cost])
