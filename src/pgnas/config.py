@@ -78,6 +78,9 @@ class RunConfig:
             ``loss``, which chance moves less.
         ranking_budget: Share of the passes that ``halving`` spends, in (0, 1].
         ranking_error: Probability with which ``elimination`` may choose another than the best, in (0, 1).
+        finalists: How many of the best candidates are told apart by training each for a short while, then half of them
+            for twice as long, and so on; 0: none.
+        finalist_epochs: Epochs of each in the first round.
         avoid_selections: Let a layer that keeps nearly all channels of a value with several readers read all of it:
             picking channels costs more than it saves. ``on``: from a fixed share upwards; ``measured``: where that is
             so as timed on this device; ``auto``, with a cap and a logit a channel: ``measured`` with ``round_to`` or
@@ -143,6 +146,8 @@ class RunConfig:
     rank_by: RankBy = "accuracy"
     ranking_budget: float = 0.05
     ranking_error: float = 0.05
+    finalists: int = 0
+    finalist_epochs: int = 1
     avoid_selections: Selections = "auto"
     round_to: int = 1
     device_costs: str | None = None
@@ -187,6 +192,9 @@ class RunConfig:
         if self.rank_by == "loss" and self.ranking != "exhaustive":
             rule, value = "races go by accuracy", f"loss, with --ranking {self.ranking}"
             raise ConfigError("--rank-by", rule, value=value, remedy="leave out either")
+        if self.finalists == 1 or self.finalists > self.candidates:
+            rule = "must be 0, or at least 2 and at most --candidates"
+            raise ConfigError("--finalists", rule, value=self.finalists, remedy=f"choose 0 or 2 to {self.candidates}")
         if self.streams == "on" and self.granularity not in ("channel", "product"):
             rule, value = "need a logit a channel", f"on, with granularity {self.granularity}"
             raise ConfigError("--streams", rule, value=value, remedy="leave out either")
@@ -264,6 +272,8 @@ _BOUNDS: dict[str, tuple[float, float, bool]] = {  # field: (low, high, low is a
     "candidates": (1, 10_000_000, True),
     "ranking_budget": (0, 1, False),
     "ranking_error": (0, 1, False),
+    "finalists": (0, 1_024, True),
+    "finalist_epochs": (1, 1_000, True),
     "round_to": (1, 1_024, True),
     "temperature": (0, 100, False),
     "initial_drop": (0, 1, False),

@@ -81,7 +81,9 @@ def nats_topology(
     image_size: Annotated[int, _WHOLE] = 16,
     epochs: Annotated[int, _WHOLE] = 12,
     weights_first: float = 8.0,
-    candidates: Annotated[int, _WHOLE] = 64,
+    candidates: Annotated[int, _WHOLE] = 16,
+    finalists: Annotated[int, _WHOLE] = 16,
+    finalist_epochs: Annotated[int, _WHOLE] = 1,
     compile: Switch = "auto",
 ) -> None:
     """Search NATS-Bench's topology space, with a cap on the flops or none; print the true accuracy of what was found.
@@ -101,10 +103,13 @@ def nats_topology(
         epochs: Epochs of a search.
         weights_first: Of these those in which weights learn alone.
         candidates: Architectures drawn and ranked.
+        finalists: At most so many of these are told apart by training them, half of them for twice as long, and so on.
+        finalist_epochs: Epochs of each in the first round.
         compile: torch.compile.
     """
     given: dict[str, Any] = {"caps": caps, "seeds": seeds, "channels": channels, "cells": cells, "compile": compile}
     given |= {"image_size": image_size, "epochs": epochs, "weights_first": weights_first, "candidates": candidates}
+    given |= {"finalists": finalists, "finalist_epochs": finalist_epochs}
     with reporter() as progress:
         from pgnas.stages.topology_bench import TopologyBench, bench_topology
 

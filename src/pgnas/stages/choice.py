@@ -42,7 +42,8 @@ def choice(run: Context) -> Facts:
 
 def _runner_up(run: Context, chosen: Architecture) -> Candidate | None:
     rows = [Candidate.from_row(row) for row in run.folder.read_lines("candidates.jsonl")]
-    ranked = ordered(rows, by=run.config.rank_by)
+    second = run.folder.stage_facts("sample").get("runner_up")  # told by the finals, where there were some
+    ranked = [c for c in rows if c.architecture.digest == second] or ordered(rows, by=run.config.rank_by)
     return next((candidate for candidate in ranked if candidate.architecture != chosen), None)
 
 

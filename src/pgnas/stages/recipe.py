@@ -199,20 +199,36 @@ class Recipe:
         return range(decided, stop), Pace(decided, self.decision_epoch * steps, stop, self.epochs * steps, steps)
 
     def found_phase(
-        self, small: SmallNetwork, momentum: Mapping[str, Tensor], *, compiled: bool, pace: Pace | None = None
+        self,
+        small: SmallNetwork,
+        momentum: Mapping[str, Tensor],
+        *,
+        compiled: bool,
+        pace: Pace | None = None,
+        name: str = "train",
+        schedule: Schedule | None = None,
     ) -> NetworkPhase:
-        """The phase that trains the found network on, its auxiliary heads included, with the supernet's momentum."""
+        """The phase that trains an extracted network on, its auxiliary heads included, with the supernet's momentum.
+
+        Args:
+            small: The network.
+            momentum: Of the supernet's weights, by name; those without begin without.
+            compiled: Whether to compile the forward pass.
+            pace: Where its steps lie in the schedule; None: where the run's steps do.
+            name: Names its checkpoints and rows.
+            schedule: Learning rate; None: the run's.
+        """
         network = small.module if small.headed is None else self.engine.place(Headed(small.headed))
         prefix = "" if small.headed is None else "network."
-        names = {name: name.removeprefix(prefix) for name, _ in network.named_parameters()}
+        names = {new: new.removeprefix(prefix) for new, _ in network.named_parameters()}
         return NetworkPhase(
             network,
-            name="train",
+            name=name,
             engine=self.engine,
-            schedule=self.schedule,
+            schedule=schedule or self.schedule,
             loss=self.loss,
             weight_decay=self.found_weight_decay,
-            buffers={name: small.take(old, momentum[old]) for name, old in names.items() if old in momentum},
+            buffers={new: small.take(old, momentum[old]) for new, old in names.items() if old in momentum},
             compiled=compiled,
             pace=pace,
         )

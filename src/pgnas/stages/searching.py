@@ -16,6 +16,7 @@ from pgnas.run_folder.tensors import load_tensors
 from pgnas.seeds import derive_seed
 from pgnas.stages.candidates import Candidate, best, rank
 from pgnas.stages.context import Context
+from pgnas.stages.finalists import hold_finals
 from pgnas.stages.latency import meet_latency
 from pgnas.stages.phases import PosteriorPhase
 from pgnas.stages.racing import make_race, run_race
@@ -72,7 +73,8 @@ def spent(run: Context) -> float:
     if sampled.get("recalibrated"):
         passes += CALIBRATION_BATCHES * run.config.batch_size
     ranking = FORWARD_SHARE * int(str(sampled["count"])) * passes / run.recipe.examples_an_epoch
-    return spent_searching(run) + ranking * run.recipe.cost(run.found)
+    finals = float(str(sampled.get("finalists_spent", 0.0)))
+    return spent_searching(run) + ranking * run.recipe.cost(run.found) + finals
 
 
 def describe_supernet(supernet: Supernet) -> dict[str, Any]:
@@ -99,7 +101,10 @@ def describe_supernet(supernet: Supernet) -> dict[str, Any]:
 
 
 def sample(run: Context, store: FolderStore) -> Facts:
-    """Draw candidates from the posterior, rank them on the selection half of validation, and choose the best."""
+    """Draw candidates from the posterior, rank them on the selection half of validation, and choose the best.
+
+    Of the best ones the last is chosen by training each for a short while, if that is asked for.
+    """
     supernet = run.posterior
     drawn = run.recipe.draw(supernet)
     calibration = run.calibration_batches()
@@ -112,6 +117,9 @@ def sample(run: Context, store: FolderStore) -> Facts:
     else:
         ranked, winner, raced = _race(run, drawn, used)
         sample_of = ranked[: int(raced.pop("unselected"))]
+    finals: Facts = {}
+    if run.config.finalists:
+        winner, finals = hold_finals(run, store, ranked, used)
     timed: Facts = {}
     if run.config.max_latency is not None:
         row, timed = run.processes.from_first(lambda: _timed(run, winner, score))
@@ -132,6 +140,7 @@ def sample(run: Context, store: FolderStore) -> Facts:
         "trials": trials,
         "digest": winner.architecture.digest,
         **raced,
+        **finals,
         **timed,
     }
 

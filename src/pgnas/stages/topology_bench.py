@@ -1,9 +1,9 @@
 """``pgnas bench nats-topology``: search NATS-Bench's cells, and look up what the cell found achieves.
 
 For each cap and seed the posterior of a smaller ``nats-topology`` network is learned on smaller images: one categorical
-gate an edge, shared by all cells. Candidates are ranked on held-out images. The operations of the best one are the row
-of the table; an operation that is not connected with input and output computes nothing, and counts as ``none``. The
-table's accuracy is read when the search is over.
+gate an edge, shared by all cells. Candidates are drawn from it, ranked on held-out images, and told apart by training
+each for a short while. The operations of the best one are the row of the table; an operation that is not connected with
+input and output computes nothing, and counts as ``none``. The table's accuracy is read when the search is over.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from pgnas.supernets.nats_cells import EDGES, connected, format_cell
 from pgnas.supernets.nats_topology import chosen_cell, nats_topology
 
 NO_CAP = "none"
+LOGIT_LR = 0.01
+"""Slow enough that the posterior is not decided at its end: which of its candidates is best the finals tell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,8 @@ class TopologyBench(BenchSettings):
         cells: Cells a stage of the supernet; the benchmark's networks have 5.
         epochs: Epochs of the search.
         weights_first: Of these those in which weights learn alone.
+        finalists: Of the candidates at most so many are told apart by training them; 0: none.
+        finalist_epochs: Epochs of each in the first round.
         compile: ``torch.compile``.
     """
 
@@ -56,6 +60,9 @@ class TopologyBench(BenchSettings):
     cells: int = 1
     epochs: int = 12
     weights_first: float = 8.0
+    candidates: int = 16
+    finalists: int = 16
+    finalist_epochs: int = 1
     compile: Switch = "auto"
 
     def __post_init__(self) -> None:
@@ -83,9 +90,11 @@ class TopologyBench(BenchSettings):
             max_macs=None if max_macs is None else str(max_macs),
             decide_at="never",
             temperature=1.0,
-            logit_lr=0.02,
+            logit_lr=LOGIT_LR,
             weights_first=self.weights_first,
             candidates=self.candidates,
+            finalists=min(self.finalists, self.candidates) if self.candidates > 1 else 0,
+            finalist_epochs=self.finalist_epochs,
             rank_by="loss",
             compile=self.compile,
             seed=seed,

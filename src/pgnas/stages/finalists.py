@@ -1,0 +1,138 @@
+"""The last round of a ranking: the best candidates are trained for a short while each, and again half of them.
+
+With the supernet's weights a candidate is judged by what its operations learned among all others. Operations that take
+long to learn are undervalued so, and differences of a few tenths of a point are lost. Here compute is spent on telling
+few candidates apart: successive halving with epochs as the resource (Jamieson & Talwalkar 2016). What they learn is
+thrown away; the winner goes on with the supernet's weights as any winner does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from pgnas.nn import SmallNetwork, extract_small
+from pgnas.stages.candidates import Candidate, ordered
+from pgnas.stages.context import Context
+from pgnas.stages.phases import NetworkPhase
+from pgnas.stages.schedule import WarmRestarts
+from pgnas.stages.training import Score, Store, recalibrate
+
+FINALISTS_NAME = "finalists.jsonl"
+LR_SHARE = 0.5
+"""Peak learning rate of a round, as a share of the run's: weights that the supernet has learned should not be lost."""
+GROWTH = 2
+"""Each round has so many times the epochs of the one before, with as many candidates fewer."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round.
+
+    Attributes:
+        count: Candidates that take part.
+        stop: Epochs that each has behind at its end, those of earlier rounds included.
+    """
+
+    count: int
+    stop: int
+
+
+def rounds(count: int, epochs: int) -> Iterator[Round]:
+    """The rounds in which ``count`` candidates become one: half of them, rounded up, go on for twice the epochs.
+
+    Args:
+        count: Candidates of the first round, at least 1; with one there is nothing to do.
+        epochs: Epochs of each in the first round.
+    """
+    stop, length = 0, epochs
+    while count > 1:
+        stop += length
+        yield Round(count, stop)
+        count, length = (count + 1) // 2, length * GROWTH
+
+
+def hold_finals(
+    run: Context, store: Store, ranked: Sequence[Candidate], calibration: Sequence[Any] | None
+) -> tuple[Candidate, dict[str, Any]]:
+    """Train the best candidates, round by round; the one that is best at the end, with the score it was ranked by.
+
+    A killed session's rounds are taken up from their checkpoints and ``finalists.jsonl``, where every candidate has a
+    row a round.
+
+    Args:
+        run: The run.
+        store: Keeps checkpoints.
+        ranked: Candidates with scores.
+        calibration: Training batches on which BatchNorm is re-estimated first, if that was done in ranking.
+
+    Returns:
+        The winner, and what the stage says of the finals.
+    """
+    config = run.config
+    finalists = ordered(ranked, by=config.rank_by)[: config.finalists]
+    known = {(row["digest"], row["epochs"]): row for row in run.folder.read_lines(FINALISTS_NAME)}
+    program = list(rounds(len(finalists), config.finalist_epochs))
+    total, done = sum(part.count for part in program), 0
+    left, spent, behind = finalists, 0.0, 0
+    for part in program:
+        trained: list[Candidate] = []
+        for candidate in left[: part.count]:
+            row = known.get((candidate.architecture.digest, part.stop))
+            if row is None:
+                score = _train(run, _Quiet(store), candidate, part.stop, calibration)
+                row = {"digest": candidate.architecture.digest, "epochs": part.stop, **asdict(score)}
+                run.folder.append_line(FINALISTS_NAME, row)
+            trained.append(replace(candidate, score=_score(row)))
+            spent += (part.stop - behind) * run.recipe.cost(candidate.counts)
+            done += 1
+            run.progress.advance(done, total, best=max(c.score.metric for c in trained if c.score is not None))
+        left, behind = ordered(trained, by=config.rank_by), part.stop
+    for candidate in finalists:
+        run.folder.delete_checkpoints(_name(candidate))
+    by_digest = {candidate.architecture.digest: candidate for candidate in finalists}
+    facts: dict[str, Any] = {"finalists": len(finalists), "finalists_spent": spent}
+    if len(left) > 1:
+        facts["runner_up"] = left[1].architecture.digest
+    return by_digest[left[0].architecture.digest], facts
+
+
+def _train(run: Context, store: Store, candidate: Candidate, stop: int, calibration: Sequence[Any] | None) -> Score:
+    """Train a candidate up to the epoch ``stop``, from the supernet's weights or its own checkpoint; its score."""
+    small = extract_small(run.posterior, candidate.architecture, heads=True)
+    run.engine.place(small.module)
+    if calibration is not None:
+        recalibrate(small.module, calibration, engine=run.engine)
+    phase = _phase(run, candidate, small)
+    run.train(phase, range(stop), store)
+    return run.score(small.module, run.data.select)
+
+
+def _phase(run: Context, candidate: Candidate, small: SmallNetwork) -> NetworkPhase:
+    """The training of a candidate over all rounds, a cosine each; without torch.compile, as each is another network."""
+    epochs, steps = run.config.finalist_epochs, run.steps_an_epoch
+    stop = max((part.stop for part in rounds(run.config.finalists, epochs)), default=0)
+    schedule = WarmRestarts(LR_SHARE * run.config.lr, stop * steps, 0, float(epochs * steps), float(GROWTH))
+    return run.recipe.found_phase(small, {}, compiled=False, name=_name(candidate), schedule=schedule)
+
+
+def _name(candidate: Candidate) -> str:
+    return f"finalist-{candidate.architecture.digest}"
+
+
+def _score(row: Mapping[str, Any]) -> Score:
+    return Score(float(row["metric"]), float(row["loss"]), int(row["count"]))
+
+
+class _Quiet:
+    """A store without rows: those of the candidates would stand among the run's own."""
+
+    def __init__(self, store: Store) -> None:
+        self.load, self.save, self.due = store.load, store.save, store.due
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Nothing is kept."""
+
+    def rewind(self, phase: str, epoch: int) -> None:
+        """Nothing was kept."""
