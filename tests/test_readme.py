@@ -96,7 +96,7 @@ def test_the_commands_run(command, newcomers_folder, capsys):
         words[words.index("--budget") + 1] = "1"
     else:
         words += ["--epochs", "1"]
-    assert main([*words, "--candidates", "2", "--batch-size", "16", "--until", "extract"]) == 0
+    assert main([*words, "--candidates", "4", "--batch-size", "16", "--until", "extract"]) == 0
     assert (Path(words[words.index("--out") + 1]) / "architecture.json").exists(), capsys.readouterr().err
 
 

@@ -57,8 +57,6 @@ def test_the_best_ranked_begin_and_the_best_trained_one_is_chosen(whole):
     assert facts["runner_up"] == second["digest"]
     by_digest = {row["digest"]: row for row in ranked}
     assert facts["val_best"] == by_digest[winner["digest"]]["accuracy"]  # as it was ranked, without training
-    full = json.loads((whole / "supernet.json").read_text())
-    assert full
 
 
 def test_training_helps_and_is_counted(whole):
@@ -129,4 +127,4 @@ def test_a_finished_run_with_finals_has_a_runner_up_and_a_report(whole, tmp_path
         result["choice"]["runner_up"]["digest"] == sorted(rows_of(out)[-2:], key=lambda row: row["loss"])[1]["digest"]
     )
     assert result["candidates"]["finalists"] == 4
-    assert (out / "report.html").exists()
+    assert "The 4 best were told apart by training each for a short while." in (out / "report.html").read_text()

@@ -127,6 +127,8 @@ def _details(result: Mapping[str, Any]) -> list[str]:
     drawn = section(result, "candidates")
     if number(drawn.get("count")) is not None:
         sentences.append(_choice(drawn))
+    if number(drawn.get("finalists")) is not None:
+        sentences.append(f"The {count(drawn['finalists'])} best were told apart by training each for a short while.")
     return [*sentences, *about_the_choice(section(result, "choice"))]
 
 
