@@ -11,7 +11,7 @@ from cyclopts import App, Parameter, Token
 
 from pgnas.cli.flags import parts, whole_number, wholes
 from pgnas.cli.reporter import reporter
-from pgnas.config import Switch
+from pgnas.config import Precision, Switch
 from pgnas.console import print_lines
 from pgnas.errors import ConfigError
 
@@ -40,6 +40,7 @@ def nats_size(
     image_size: Annotated[int, _WHOLE] = 16,
     epochs: Annotated[int, _WHOLE] = 8,
     candidates: Annotated[int, _WHOLE] = 64,
+    precision: Precision = "auto",
 ) -> None:
     """Search NATS-Bench's size space under caps on the flops; print the true accuracy of what was found.
 
@@ -56,9 +57,10 @@ def nats_size(
         image_size: Side in pixels of the images in the search.
         epochs: Epochs of a search.
         candidates: Architectures drawn and ranked.
+        precision: Number format of the forward pass: auto, fp32, bf16 or fp16.
     """
     given: dict[str, Any] = {"caps": caps, "seeds": seeds, "width": width, "image_size": image_size}
-    given |= {"epochs": epochs, "candidates": candidates, "column": column}
+    given |= {"epochs": epochs, "candidates": candidates, "column": column, "precision": precision}
     with reporter() as progress:
         from pgnas.stages.nats_bench import SizeBench, bench_size
 
@@ -85,6 +87,7 @@ def nats_topology(
     finalists: Annotated[int, _WHOLE] = 16,
     finalist_epochs: Annotated[int, _WHOLE] = 1,
     compile: Switch = "auto",
+    precision: Precision = "auto",
 ) -> None:
     """Search NATS-Bench's topology space, with a cap on the flops or none; print the true accuracy of what was found.
 
@@ -106,10 +109,11 @@ def nats_topology(
         finalists: At most so many of these are told apart by training them, half of them for twice as long, and so on.
         finalist_epochs: Epochs of each in the first round.
         compile: torch.compile.
+        precision: Number format of the forward pass: auto, fp32, bf16 or fp16.
     """
     given: dict[str, Any] = {"caps": caps, "seeds": seeds, "channels": channels, "cells": cells, "compile": compile}
     given |= {"image_size": image_size, "epochs": epochs, "weights_first": weights_first, "candidates": candidates}
-    given |= {"finalists": finalists, "finalist_epochs": finalist_epochs}
+    given |= {"finalists": finalists, "finalist_epochs": finalist_epochs, "precision": precision}
     with reporter() as progress:
         from pgnas.stages.topology_bench import TopologyBench, bench_topology
 

@@ -71,6 +71,7 @@ class SizeBench(BenchSettings):
             rank_by="loss",
             streams="off",  # all readers of a value share its gate already: none ever picks
             avoid_selections="off",
+            precision=self.precision,
             seed=seed,
         )
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from pgnas.amounts import require_different
 from pgnas.architecture import Architecture
-from pgnas.config import RunConfig
+from pgnas.config import Precision, RunConfig
 from pgnas.progress import Progress
 from pgnas.run_folder.storage import read_json, to_json, write_bytes
 from pgnas.stages.pipeline import run
@@ -28,6 +28,7 @@ class BenchSettings:
         seeds: A search each.
         image_size: Side of the images in the search; ``None``: as they are.
         candidates: Architectures ranked.
+        precision: Number format of the forward pass.
     """
 
     data: str
@@ -37,6 +38,7 @@ class BenchSettings:
     seeds: tuple[int, ...] = (0, 1, 2)
     image_size: int | None = 16
     candidates: int = 64
+    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         require_different("--caps", self.caps, name=_bare)

@@ -97,6 +97,7 @@ class TopologyBench(BenchSettings):
             finalist_epochs=self.finalist_epochs,
             rank_by="loss",
             compile=self.compile,
+            precision=self.precision,
             seed=seed,
         )
 
