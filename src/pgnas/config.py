@@ -194,7 +194,7 @@ class RunConfig:
             raise ConfigError("--rank-by", rule, value=value, remedy="leave out either")
         if self.finalists == 1 or self.finalists > self.candidates:
             rule = "must be 0, or at least 2 and at most --candidates"
-            raise ConfigError("--finalists", rule, value=self.finalists, remedy=f"choose 0 or 2 to {self.candidates}")
+            raise ConfigError("--finalists", rule, value=self.finalists, remedy="choose 0, or change --candidates")
         if self.streams == "on" and self.granularity not in ("channel", "product"):
             rule, value = "need a logit a channel", f"on, with granularity {self.granularity}"
             raise ConfigError("--streams", rule, value=value, remedy="leave out either")

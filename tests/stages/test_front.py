@@ -41,7 +41,7 @@ def searched(tmp_path_factory):
     out = tmp_path_factory.mktemp("searched") / "run"
     config = RunConfig(
         model="multibranch-resnet:width=4,stages=1,blocks=1", data="digits", out=str(out), epochs=2, candidates=3,
-        max_macs="70%", decide_at="never", batch_size=64,
+        max_macs="70%", decide_at="never", batch_size=64, finalists=2,
     )  # fmt: skip
     stages.run(config, until="search")
     return out
@@ -104,6 +104,7 @@ def test_the_learning_rate_begins_as_asked_and_ends_at_nothing(made, searched):
     assert [row["stage"] for row in rows] == 3 * ["train"]
     assert 0 < rows[-1]["lr"] < 0.1 * CAPS.lr < rows[0]["lr"]
     settings = tomllib.loads((searched / "front" / "macs-30pct" / "config.toml").read_text())
+    assert settings["finalists"] == 0  # what a point may cost is for itself
     steps = 1_000
     whole = cosine_schedule(settings["lr"], (2 + 3) * steps)
     assert whole.at(2 * steps) == pytest.approx(CAPS.lr, rel=0.02)

@@ -266,6 +266,7 @@ def _point(run: Context, settings: FrontSettings, cap: str, **chosen: Any) -> Ru
         lr_floor=0.0,
         milestones=(),
         baseline=(),
+        finalists=0,  # what a point may cost is for its own search and training
         **chosen,
     )
 

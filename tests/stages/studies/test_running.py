@@ -120,6 +120,7 @@ def test_a_rerun_does_nothing_again(ablation, monkeypatch, contents):
         (Ablation(), {"max_macs": "40%"}, "--max-macs"),
         (Ablation(), {"seed": 3}, "--seed"),
         (Ablation(), {"ranking": "halving"}, "--ranking"),
+        (Ablation(), {"finalists": 4}, "--finalists"),
         (Ablation(), {"epochs": 0}, "--epochs"),
         (Ablation(), {"model": "no-such-net"}, "no-such-net"),
         (Ablation(), {"data": "no-such-data"}, "no-such-data"),

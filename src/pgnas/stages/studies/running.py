@@ -122,6 +122,9 @@ def _checked(study: Study, base: RunConfig, seeds: Sequence[int]) -> tuple[Varia
     if base.ranking != "exhaustive":
         rule = "must be exhaustive in a study, which needs every candidate's accuracy"
         raise ConfigError("--ranking", rule, value=base.ranking, remedy="leave it out")
+    if base.finalists:
+        rule = "must be 0 in a study, which compares candidates as they are ranked"
+        raise ConfigError("--finalists", rule, value=base.finalists, remedy="leave it out")
     if (Path(base.out) / CONFIG_NAME).exists():
         raise RunFolderError(f"--out {base.out}", "must not be a run's own folder", remedy="choose another --out")
     variants = tuple(study.variants(base))
