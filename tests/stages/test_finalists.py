@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 
@@ -13,9 +14,11 @@ from pgnas import stages
 from pgnas.architecture import Architecture
 from pgnas.config import RunConfig
 from pgnas.errors import ConfigError
+from pgnas.progress import SilentReporter
 from pgnas.run_folder import RunFolder
 from pgnas.stages import finalists
 from pgnas.stages.finalists import FINALISTS_NAME, rounds
+from pgnas.stages.status import status
 
 SETTINGS = {
     "model": "multibranch-resnet:width=4,stages=1,blocks=1", "data": "digits", "epochs": 4, "candidates": 6,
@@ -39,8 +42,8 @@ def test_rounds_halve_the_candidates_and_double_what_each_is_given(count, epochs
     found = list(rounds(count, epochs))
     assert len(found) == (count - 1).bit_length()
     assert [part.count for part in found] == [-(-count // 2**k) for k in range(len(found))]
-    lengths = [part.stop - before for part, before in zip(found, [0, *(part.stop for part in found)], strict=False)]
-    assert lengths == [epochs * 2**k for k in range(len(found))]
+    assert [part.epochs for part in found] == [epochs * 2**k for k in range(len(found))]
+    assert [part.stop for part in found] == list(itertools.accumulate(part.epochs for part in found))
 
 
 def test_the_best_ranked_begin_and_the_best_trained_one_is_chosen(whole):
@@ -102,6 +105,25 @@ def test_killed_finals_end_as_whole_ones(whole, tmp_path, monkeypatch, after):
     assert rows_of(out) == rows_of(whole)
     for name in ("architecture.json", "extracted.safetensors", "found.safetensors"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_progress_counts_the_steps_of_all_candidates(tmp_path):
+    class Watcher(SilentReporter):
+        finals, seen = False, []
+
+        def note(self, text):
+            self.finals = self.finals or text.startswith("finals")
+
+        def advance(self, done, total, **fields):
+            if self.finals:
+                self.seen.append((done, total))
+
+    watcher = Watcher()
+    stages.run(RunConfig(**SETTINGS, out=str(tmp_path / "run")), until="sample", progress=watcher)
+    assert status(tmp_path / "run").state == "partial"
+    done, totals = zip(*watcher.seen, strict=True)
+    assert list(done) == sorted(set(done))
+    assert set(totals) == {done[-1]}
 
 
 def test_finals_are_part_of_a_budget(whole, tmp_path):

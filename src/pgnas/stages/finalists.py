@@ -13,8 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pgnas.nn import SmallNetwork, extract_small
+from pgnas.progress import Progress, SilentReporter
 from pgnas.stages.candidates import Candidate, ordered
 from pgnas.stages.context import Context
+from pgnas.stages.epochs import run_epochs
 from pgnas.stages.phases import NetworkPhase
 from pgnas.stages.schedule import WarmRestarts
 from pgnas.stages.training import Score, Store, recalibrate
@@ -32,10 +34,12 @@ class Round:
 
     Attributes:
         count: Candidates that take part.
+        epochs: Epochs of each.
         stop: Epochs that each has behind at its end, those of earlier rounds included.
     """
 
     count: int
+    epochs: int
     stop: int
 
 
@@ -49,7 +53,7 @@ def rounds(count: int, epochs: int) -> Iterator[Round]:
     stop, length = 0, epochs
     while count > 1:
         stop += length
-        yield Round(count, stop)
+        yield Round(count, length, stop)
         count, length = (count + 1) // 2, length * GROWTH
 
 
@@ -74,21 +78,25 @@ def hold_finals(
     finalists = ordered(ranked, by=config.rank_by)[: config.finalists]
     known = {(row["digest"], row["epochs"]): row for row in run.folder.read_lines(FINALISTS_NAME)}
     program = list(rounds(len(finalists), config.finalist_epochs))
-    total, done = sum(part.count for part in program), 0
-    left, spent, behind = finalists, 0.0, 0
+    total, done = sum(part.count * part.epochs for part in program), 0
+    left, spent = finalists, 0.0
+    run.progress.note(
+        f"finals: {len(finalists)} candidates are trained for {config.finalist_epochs} and more epochs each"
+    )
+    run.progress.stage("sample")  # anew, as the steps now to come are others
     for part in program:
         trained: list[Candidate] = []
         for candidate in left[: part.count]:
             row = known.get((candidate.architecture.digest, part.stop))
             if row is None:
-                score = _train(run, _Quiet(store), candidate, part.stop, calibration)
+                progress = _Part(run, done - (part.stop - part.epochs), total)
+                score = _train(run, _Quiet(store), progress, candidate, part.stop, calibration)
                 row = {"digest": candidate.architecture.digest, "epochs": part.stop, **asdict(score)}
                 run.folder.append_line(FINALISTS_NAME, row)
             trained.append(replace(candidate, score=_score(row)))
-            spent += (part.stop - behind) * run.recipe.cost(candidate.counts)
-            done += 1
-            run.progress.advance(done, total, best=max(c.score.metric for c in trained if c.score is not None))
-        left, behind = ordered(trained, by=config.rank_by), part.stop
+            spent += part.epochs * run.recipe.cost(candidate.counts)
+            done += part.epochs
+        left = ordered(trained, by=config.rank_by)
     for candidate in finalists:
         run.folder.delete_checkpoints(_name(candidate))
     by_digest = {candidate.architecture.digest: candidate for candidate in finalists}
@@ -98,14 +106,16 @@ def hold_finals(
     return by_digest[left[0].architecture.digest], facts
 
 
-def _train(run: Context, store: Store, candidate: Candidate, stop: int, calibration: Sequence[Any] | None) -> Score:
+def _train(
+    run: Context, store: Store, progress: Progress, candidate: Candidate, stop: int, calibration: Sequence[Any] | None
+) -> Score:
     """Train a candidate up to the epoch ``stop``, from the supernet's weights or its own checkpoint; its score."""
     small = extract_small(run.posterior, candidate.architecture, heads=True)
     run.engine.place(small.module)
     if calibration is not None:
         recalibrate(small.module, calibration, engine=run.engine)
-    phase = _phase(run, candidate, small)
-    run.train(phase, range(stop), store)
+    phase, seed = _phase(run, candidate, small), run.config.seed
+    run_epochs(phase, run.train_batches(), epochs=range(stop), seed=seed, store=store, progress=progress)
     return run.score(small.module, run.data.select)
 
 
@@ -136,3 +146,21 @@ class _Quiet:
 
     def rewind(self, phase: str, epoch: int) -> None:
         """Nothing was kept."""
+
+
+class _Part(SilentReporter):
+    """Reports the training of one candidate as a part of the finals.
+
+    Args:
+        run: The run.
+        behind: Epochs of all candidates that are behind when this one's epoch 0 would begin.
+        total: Epochs of all candidates.
+    """
+
+    def __init__(self, run: Context, behind: int, total: int) -> None:
+        self._progress, steps = run.progress, run.steps_an_epoch
+        self._behind, self._total = behind * steps, total * steps
+
+    def advance(self, done: int, total: int, **fields: float) -> None:
+        """Steps of all candidates."""
+        self._progress.advance(self._behind + done, self._total, loss=fields["loss"])
