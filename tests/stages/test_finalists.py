@@ -99,10 +99,12 @@ def test_killed_finals_end_as_whole_ones(whole, tmp_path, monkeypatch, after):
     with pytest.raises(KeyboardInterrupt):
         stages.run(config, until="train")
     assert len(rows_of(out)) == after
+    rows = (out / FINALISTS_NAME).read_text()
+    (out / FINALISTS_NAME).write_text('{"digest": []}\n' + rows)  # of another shape: passed over
     monkeypatch.setattr(finalists, "_train", lambda *args: calls.append(args) or train(*args))
     stages.run(config, until="train")
     assert len(calls) == 6  # nothing is trained twice
-    assert rows_of(out) == rows_of(whole)
+    assert rows_of(out)[1:] == rows_of(whole)
     for name in ("architecture.json", "extracted.safetensors", "found.safetensors"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
 

@@ -9,6 +9,7 @@ thrown away; the winner goes on with the supernet's weights as any winner does.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -76,7 +77,7 @@ def hold_finals(
     """
     config = run.config
     finalists = ordered(ranked, by=config.rank_by)[: config.finalists]
-    known = {(row["digest"], row["epochs"]): row for row in run.folder.read_lines(FINALISTS_NAME)}
+    known = _scored_before(run)
     program = list(rounds(len(finalists), config.finalist_epochs))
     total, done = sum(part.count * part.epochs for part in program), 0
     left, spent = finalists, 0.0
@@ -87,13 +88,13 @@ def hold_finals(
     for part in program:
         trained: list[Candidate] = []
         for candidate in left[: part.count]:
-            row = known.get((candidate.architecture.digest, part.stop))
-            if row is None:
+            digest = candidate.architecture.digest
+            score = known.get((digest, part.stop))
+            if score is None:
                 progress = _Part(run, done - (part.stop - part.epochs), total)
                 score = _train(run, _Quiet(store), progress, candidate, part.stop, calibration)
-                row = {"digest": candidate.architecture.digest, "epochs": part.stop, **asdict(score)}
-                run.folder.append_line(FINALISTS_NAME, row)
-            trained.append(replace(candidate, score=_score(row)))
+                run.folder.append_line(FINALISTS_NAME, {"digest": digest, "epochs": part.stop, **asdict(score)})
+            trained.append(replace(candidate, score=score))
             spent += part.epochs * run.recipe.cost(candidate.counts)
             done += part.epochs
         left = ordered(trained, by=config.rank_by)
@@ -131,8 +132,15 @@ def _name(candidate: Candidate) -> str:
     return f"finalist-{candidate.architecture.digest}"
 
 
-def _score(row: Mapping[str, Any]) -> Score:
-    return Score(float(row["metric"]), float(row["loss"]), int(row["count"]))
+def _scored_before(run: Context) -> dict[tuple[str, int], Score]:
+    """What a killed session has scored: digest and epochs to the score; a row of another shape is passed over."""
+    known = {}
+    for row in run.folder.read_lines(FINALISTS_NAME):
+        values: Mapping[str, Any] = row
+        with suppress(KeyError, TypeError, ValueError):
+            score = Score(float(values["metric"]), float(values["loss"]), int(values["count"]))
+            known[str(values["digest"]), int(values["epochs"])] = score
+    return known
 
 
 class _Quiet:
