@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pgnas.nn import SmallNetwork, extract_small
+from pgnas.nn import extract_small
 from pgnas.progress import Progress, SilentReporter
 from pgnas.stages.candidates import Candidate, ordered
 from pgnas.stages.context import Context
@@ -92,7 +92,8 @@ def hold_finals(
             score = known.get((digest, part.stop))
             if score is None:
                 progress = _Part(run, done - (part.stop - part.epochs), total)
-                score = _train(run, _Quiet(store), progress, candidate, part.stop, calibration)
+                phase = _phase(run, candidate, program, calibration if part is program[0] else None)
+                score = _train(run, phase, _Quiet(store), progress, part.stop)
                 run.folder.append_line(FINALISTS_NAME, {"digest": digest, "epochs": part.stop, **asdict(score)})
             trained.append(replace(candidate, score=score))
             spent += part.epochs * run.recipe.cost(candidate.counts)
@@ -107,25 +108,28 @@ def hold_finals(
     return by_digest[left[0].architecture.digest], facts
 
 
-def _train(
-    run: Context, store: Store, progress: Progress, candidate: Candidate, stop: int, calibration: Sequence[Any] | None
-) -> Score:
-    """Train a candidate up to the epoch ``stop``, from the supernet's weights or its own checkpoint; its score."""
+def _phase(
+    run: Context, candidate: Candidate, program: Sequence[Round], calibration: Sequence[Any] | None
+) -> NetworkPhase:
+    """The training of a candidate over all rounds, a cosine each, from the supernet's weights.
+
+    Without torch.compile, as each is another network.
+    """
     small = extract_small(run.posterior, candidate.architecture, heads=True)
     run.engine.place(small.module)
     if calibration is not None:
         recalibrate(small.module, calibration, engine=run.engine)
-    phase, seed = _phase(run, candidate, small), run.config.seed
-    run_epochs(phase, run.train_batches(), epochs=range(stop), seed=seed, store=store, progress=progress)
-    return run.score(small.module, run.data.select)
-
-
-def _phase(run: Context, candidate: Candidate, small: SmallNetwork) -> NetworkPhase:
-    """The training of a candidate over all rounds, a cosine each; without torch.compile, as each is another network."""
-    epochs, steps = run.config.finalist_epochs, run.steps_an_epoch
-    stop = max((part.stop for part in rounds(run.config.finalists, epochs)), default=0)
-    schedule = WarmRestarts(LR_SHARE * run.config.lr, stop * steps, 0, float(epochs * steps), float(GROWTH))
+    steps = run.steps_an_epoch
+    first = float(program[0].epochs * steps)
+    schedule = WarmRestarts(LR_SHARE * run.config.lr, program[-1].stop * steps, 0, first, float(GROWTH))
     return run.recipe.found_phase(small, {}, compiled=False, name=_name(candidate), schedule=schedule)
+
+
+def _train(run: Context, phase: NetworkPhase, store: Store, progress: Progress, stop: int) -> Score:
+    """Train a candidate up to the epoch ``stop``, from where its checkpoint is; its score."""
+    epochs, seed = range(stop), run.config.seed
+    run_epochs(phase, run.train_batches(), epochs=epochs, seed=seed, store=store, progress=progress)
+    return run.score(phase.network, run.data.select)
 
 
 def _name(candidate: Candidate) -> str:
