@@ -24,7 +24,8 @@ from pgnas.amounts import parse_share
 from pgnas.config import RunConfig
 from pgnas.console import make_reporter
 from pgnas.stages import run
-from pgnas.stages.front import FrontSettings, Start, front
+from pgnas.stages.front import front
+from pgnas.stages.front_settings import FrontSettings, Start
 
 
 def main() -> None:

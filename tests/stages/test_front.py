@@ -21,7 +21,8 @@ from pgnas.errors import ConfigError, RunFolderError
 from pgnas.report.front import front_figure, undominated
 from pgnas.run_folder import RunFolder
 from pgnas.stages import exporting, finishing
-from pgnas.stages.front import FrontSettings, front
+from pgnas.stages.front import front
+from pgnas.stages.front_settings import FrontSettings
 from pgnas.stages.schedule import cosine_schedule
 from pgnas.supernets import build_model
 

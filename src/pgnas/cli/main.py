@@ -188,7 +188,7 @@ def front(
     epochs: Annotated[int, _WHOLE] = 2,
     lr: float = 0.03,
     cost: Literal["macs", "params"] = "macs",
-    start: Literal["larger", "larger-search", "search"] = "larger",
+    start: Literal["larger", "larger-search", "search", "joint"] = "larger",
 ) -> None:
     """Networks for several caps from one run, whose posterior is searched on from cap to cap.
 
@@ -204,11 +204,12 @@ def front(
         lr: Learning rate at the beginning of these, from where it falls to 0.
         cost: What is capped: multiply-adds or parameters.
         start: What each begins with: the next larger network, trained (the first: the run's), that one's search (the
-            first: the run's), or the run's search.
+            first: the run's), or the run's search; joint: that one's search, and then half of the epochs in which all
+            are trained together with shared weights.
     """
     with reporter() as progress:
-        from pgnas.stages.front import FrontSettings
         from pgnas.stages.front import front as make_front
+        from pgnas.stages.front_settings import FrontSettings
 
         settings = FrontSettings(caps=caps, points=points, epochs=epochs, lr=lr, cost=cost, start=start)
         result = make_front(path, settings, progress=progress)

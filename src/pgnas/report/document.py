@@ -129,6 +129,13 @@ def _details(result: Mapping[str, Any]) -> list[str]:
         sentences.append(_choice(drawn))
     if number(drawn.get("finalists")) is not None:
         sentences.append(f"The {count(drawn['finalists'])} best were told apart by training each for a short while.")
+    caps = section(result, "joint").get("caps")
+    if isinstance(caps, list | tuple) and caps:
+        *others, last = map(str, caps)
+        named = f"{', '.join(others)} and {last}" if others else last
+        sentences.append(
+            f"Before it was trained alone it shared its weights in training with the networks for {named}."
+        )
     return [*sentences, *about_the_choice(section(result, "choice"))]
 
 

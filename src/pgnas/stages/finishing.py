@@ -114,6 +114,9 @@ def partial_result(folder: RunFolder) -> dict[str, Any]:
         values["found"] |= {"val_accuracy": train["val_accuracy"], "epochs": train["epochs"]}
     if sample:
         values["candidates"] = {key: value for key, value in sample.items() if key != "digest"}
+    joint = folder.stage_facts("joint")
+    if joint:
+        values["joint"] = joint
     baselines = folder.stage_facts("baselines")
     if baselines:
         values["baselines"] = baselines

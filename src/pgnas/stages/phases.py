@@ -122,7 +122,7 @@ class PosteriorPhase(Phase):
         self.network = self.supernet = supernet
         self._forward: Callable[..., Any] = CompiledForward(supernet) if self._compiled else supernet
         sgd = _nesterov(supernet.weight_parameters(), self.schedule, self.settings.weight_decay, self.settings.momentum)
-        _set_momentum(sgd, dict(supernet.body.named_parameters()), momentum)
+        set_momentum(sgd, dict(supernet.body.named_parameters()), momentum)
         self.weights = self.engine.optimizer(sgd)
         self.average = average or self._average_begun()
 
@@ -352,7 +352,7 @@ class NetworkPhase(Phase):
         self._loss = loss
         self._forward: Callable[..., Any] = CompiledForward(network) if compiled else network
         sgd = _nesterov(list(network.parameters()), schedule, weight_decay, momentum)
-        _set_momentum(sgd, dict(network.named_parameters()), buffers or {})
+        set_momentum(sgd, dict(network.named_parameters()), buffers or {})
         self.weights = engine.optimizer(sgd)
 
     def place(self, step: int) -> float:
@@ -372,7 +372,8 @@ def _nesterov(
     return torch.optim.SGD(groups, lr=schedule.peak, momentum=momentum, nesterov=momentum > 0)
 
 
-def _set_momentum(sgd: torch.optim.SGD, named: Mapping[str, nn.Parameter], momentum: Mapping[str, Tensor]) -> None:
+def set_momentum(sgd: torch.optim.Optimizer, named: Mapping[str, nn.Parameter], momentum: Mapping[str, Tensor]) -> None:
+    """Set the momentum of parameters by name; those that ``momentum`` does not know keep theirs."""
     for name, parameter in named.items():
         if name in momentum:
             sgd.state[parameter]["momentum_buffer"] = momentum[name].to(parameter)

@@ -28,6 +28,8 @@ from pgnas.supernets import load_state
 TRIALS = 8
 """Candidates on which ``--recalibrate auto`` compares validation accuracy with and without."""
 TUNED_NAME = "finetuned.safetensors"
+JOINT_NAME = "joint.safetensors"
+"""The found network after it was trained together with others."""
 Facts = dict[str, Any]
 
 
@@ -67,14 +69,15 @@ def spent_searching(run: Context) -> float:
 
 
 def spent(run: Context) -> float:
-    """What learning the posterior and ranking have cost, in epochs of the full network."""
+    """What learning the posterior, ranking and training with others have cost, in epochs of the full network."""
     sampled = run.folder.stage_facts("sample")
     passes = len(run.data.select)
     if sampled.get("recalibrated"):
         passes += CALIBRATION_BATCHES * run.config.batch_size
     ranking = FORWARD_SHARE * int(str(sampled["count"])) * passes / run.recipe.examples_an_epoch
     finals = float(str(sampled.get("finalists_spent", 0.0)))
-    return spent_searching(run) + ranking * run.recipe.cost(run.found) + finals
+    joint = float(str(run.folder.stage_facts("joint").get("spent", 0.0)))
+    return spent_searching(run) + ranking * run.recipe.cost(run.found) + finals + joint
 
 
 def describe_supernet(supernet: Supernet) -> dict[str, Any]:
@@ -240,13 +243,14 @@ def found_network(run: Context) -> SmallNetwork:
 
 
 def extracted_network(run: Context) -> SmallNetwork:
-    """The found network as extraction left it, on the device.
+    """The found network as extraction, or training together with others after it, left it, on the device.
 
     Raises:
         RunFolderError: It has not been extracted yet.
         FileError: Its file holds another network.
     """
-    path = run.folder.require("extracted.safetensors", stage="extract")
+    name = JOINT_NAME if run.folder.stage_done("joint") else "extracted.safetensors"
+    path = run.folder.require(name, stage="extract")
     small = found_network(run)
     load_state(small.module, load_tensors(path)[0], source=str(path))
     return small

@@ -1,0 +1,80 @@
+"""What a front is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from pgnas.amounts import Amount
+from pgnas.errors import ConfigError
+
+DESCENT_SHARE = 0.5
+"""Share of a point's epochs in which its posterior is searched on."""
+JOINT_SEARCH_SHARE = 0.25
+"""The same where the points are trained together."""
+JOINT_SHARE = 0.5
+"""Share of the points' epochs in which they are then trained together; what is left trains each alone."""
+Cost = Literal["macs", "params"]
+Start = Literal["larger", "larger-search", "search", "joint"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontSettings:
+    """Which networks are wanted.
+
+    Attributes:
+        caps: Their caps, each a share of the full network's cost (``"40%"``) or a count (``"2M"``).
+        points: Instead of ``caps``: so many, evenly spaced between nothing and the full network.
+        epochs: What each network may cost after the search, in epochs of the full network, multiply-adds x examples:
+            small networks are trained for more epochs. Ranking the candidates of a re-targeted posterior comes on top.
+            0: the posterior is re-targeted and nothing is trained.
+        lr: Learning rate at the beginning of these, from where it falls to 0.
+        cost: What is capped: multiply-adds or parameters.
+        start: What each begins with: the next larger network, trained (the first: that of the run), the search of the
+            next larger one (the first: of the run), or always the run's search; or, "joint", the search of the next
+            larger one, and then training of all of them together with shared weights.
+    """
+
+    caps: tuple[str, ...] = ()
+    points: int | None = None
+    epochs: int = 2
+    lr: float = 0.03
+    cost: Cost = "macs"
+    start: Start = "larger"
+
+    def __post_init__(self) -> None:
+        if bool(self.caps) == (self.points is not None):
+            value = "both" if self.caps else "neither"
+            raise ConfigError("--caps", "or --points must be given", value=value, remedy="give one, as --caps 20%,40%")
+        for flag, count in (("--points", self.points), ("--epochs", self.epochs)):
+            if count is not None and not 0 <= count - (flag == "--points") <= 1_000:
+                raise ConfigError(flag, "must lie between 0 and 1000", value=count, remedy="choose a number inside")
+        if not 0 < self.lr <= 100:
+            raise ConfigError("--lr", "must lie in (0, 100]", value=self.lr, remedy="choose a value inside")
+        if self.cost not in ("macs", "params"):
+            raise ConfigError("--cost", "must be one of macs, params", value=repr(self.cost), remedy="choose one")
+        if self.start not in get_args(Start):
+            rule = f"must be one of {', '.join(get_args(Start))}"
+            raise ConfigError("--start", rule, value=repr(self.start), remedy="choose one")
+        if self.start == "joint" and self.epochs == 0:
+            remedy = "give some, or another --start"
+            raise ConfigError("--start joint", "needs epochs to train in", value="--epochs 0", remedy=remedy)
+        for cap in self.caps:
+            Amount.parse(cap, subject="--caps")
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The caps as text."""
+        if self.points is None:
+            return tuple(dict.fromkeys(cap.strip() for cap in self.caps))
+        return tuple(f"{100 * k / (self.points + 1):.4g}%" for k in range(1, self.points + 1))
+
+    @property
+    def search_share(self) -> float:
+        """Share of a point's epochs in which its posterior is searched on."""
+        return JOINT_SEARCH_SHARE if self.start == "joint" else DESCENT_SHARE
+
+    @property
+    def joint_epochs(self) -> float:
+        """Of a point's epochs those in which it is trained together with the others."""
+        return JOINT_SHARE * self.epochs if self.start == "joint" else 0.0

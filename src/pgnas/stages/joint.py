@@ -1,0 +1,239 @@
+"""Train several sub-networks of one supernet together: they share weights, and each has its own normalisation.
+
+Every step one of them, each as often as the others, learns from one batch. What it learns is in all that keep the same
+channels: networks for several costs are nearly nested, so that the small ones learn in the steps of the large ones and
+the other way round. Statistics and scales of BatchNorm differ from network to network (slimmable networks; Yu et al.,
+ICLR 2019), the rest is one set of weights, as in a once-for-all network (Cai et al., ICLR 2020).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from pgnas.errors import RunFolderError
+from pgnas.nn import SmallNetwork
+from pgnas.run_folder import RunFolder, SharedFolder
+from pgnas.seeds import derive_seed
+from pgnas.stages.context import Context
+from pgnas.stages.engine import Engine
+from pgnas.stages.epochs import run_epochs
+from pgnas.stages.phases import NetworkPhase, momentum_of, set_momentum
+from pgnas.stages.schedule import CosineSchedule
+from pgnas.stages.searching import JOINT_NAME, extracted_network
+from pgnas.stages.shedding import affordable
+from pgnas.stages.store import FolderStore
+from pgnas.stages.training import Phase
+
+STAGE = "joint"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of the networks.
+
+    Attributes:
+        name: Told apart from the others by it.
+        phase: How it is trained.
+        small: Which slices of the supernet's tensors it keeps.
+        shared: Its parameters that are slices of shared ones, by their name in the supernet.
+        own: The others by name: those of its normalisation, and what only an extracted network has.
+    """
+
+    name: str
+    phase: NetworkPhase
+    small: SmallNetwork
+    shared: Mapping[str, nn.Parameter]
+    own: Mapping[str, nn.Parameter]
+
+    @classmethod
+    def of(cls, name: str, phase: NetworkPhase, small: SmallNetwork, weights: Mapping[str, Tensor]) -> Member:
+        """The member whose network shares ``weights``, but for what belongs to a normalisation."""
+        network = small.module if small.headed is None else small.headed
+        norms = [m for m in network.modules() if isinstance(m, _NormBase)]
+        apart = {id(p) for norm in norms for p in norm.parameters(recurse=False)}
+        named = dict(network.named_parameters())
+        shared = {n: p for n, p in named.items() if n in weights and id(p) not in apart}
+        return cls(name, phase, small, shared, {n: p for n, p in named.items() if n not in shared})
+
+    @torch.no_grad()
+    def load_(self, weights: Mapping[str, Tensor], momentum: Mapping[str, Tensor]) -> None:
+        """Take its slices of the shared weights and of their momentum."""
+        for name, parameter in self.shared.items():
+            parameter.copy_(self.small.take(name, weights[name]))
+        taken = {name: self.small.take(name, momentum[name]) for name in self.shared}
+        set_momentum(self.phase.weights, self.shared, taken)
+
+    def put_(self, weights: Mapping[str, Tensor], momentum: Mapping[str, Tensor]) -> None:
+        """Write its slices back; the inverse of :meth:`load_`."""
+        for name, parameter in self.shared.items():
+            self.small.put_(name, weights[name], parameter.detach())
+        for name, buffer in momentum_of(self.phase.weights, self.shared).items():
+            self.small.put_(name, momentum[name], buffer)
+
+    def whole_momentum(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Its momentum in tensors shaped like the supernet's; 0 where it keeps nothing."""
+        found = {}
+        for name, buffer in momentum_of(self.phase.weights, {**self.shared, **self.own}).items():
+            if name in weights:
+                found[name] = torch.zeros_like(weights[name])
+                self.small.put_(name, found[name], buffer)
+        return found
+
+
+class JointPhase(Phase):
+    """Train several networks that share weights, one of them a step.
+
+    Args:
+        members: The networks, on the engine's device.
+        weights: The supernet's parameters by name, which they share; they are changed.
+        engine: Where.
+        schedule: Learning rate.
+        seed: Of the order in which the members have their turns.
+        name: Names its checkpoints and rows.
+
+    Attributes:
+        shared: The weights.
+        momentum: Theirs.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        weights: Mapping[str, Tensor],
+        *,
+        engine: Engine,
+        schedule: CosineSchedule,
+        seed: int,
+        name: str = STAGE,
+    ) -> None:
+        self.name, self.engine, self.schedule = name, engine, schedule
+        self.members, self.shared, self._seed = tuple(members), dict(weights), seed
+        self.momentum = {key: torch.zeros_like(value) for key, value in self.shared.items()}
+        self.network = nn.ModuleList(member.phase.network for member in members)
+        self._turn(0)
+
+    def member(self, step: int) -> Member:
+        """Whose turn a step is: all have one in as many steps, in a new order each time."""
+        count = len(self.members)
+        generator = torch.Generator().manual_seed(derive_seed(self._seed, STAGE, step // count))
+        return self.members[int(torch.randperm(count, generator=generator)[step % count])]
+
+    def _turn(self, step: int) -> None:
+        self._now = self.member(step)
+        self.weights = self._now.phase.weights
+
+    def prepare_step(self, step: int) -> None:
+        """Hand the weights to the network whose turn it is."""
+        self._turn(step)
+        self._now.load_(self.shared, self.momentum)
+        super().prepare_step(step)
+
+    def loss(self, inputs: tuple[Tensor, ...], targets: Any, step: int, *, noise: Tensor | None = None) -> Tensor:
+        """The loss of the network whose turn it is."""
+        return self._now.phase.loss(inputs, targets, step)
+
+    def finish_step(self, step: int) -> None:
+        """Take the weights back."""
+        self._now.put_(self.shared, self.momentum)
+
+    def hand_out(self) -> None:
+        """Give every network its slices of the shared weights, as at the end."""
+        for member in self.members:
+            member.load_(self.shared, self.momentum)
+
+    def state(self) -> dict[str, Any]:
+        """The shared weights, and of each member what is its own."""
+        members = {member.name: member.phase.state() for member in self.members}
+        return {"shared": dict(self.shared), "momentum": dict(self.momentum), "members": members}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state`."""
+        for mine, saved in ((self.shared, state["shared"]), (self.momentum, state["momentum"])):
+            for name, tensor in mine.items():
+                tensor.copy_(saved[name])
+        for member in self.members:
+            member.phase.load_state(state["members"][member.name])
+
+
+@contextmanager
+def _opened(run: Context, path: Path, model: nn.Module | None) -> Iterator[Context]:
+    with SharedFolder.share(run.processes, lambda: RunFolder.open(path)) as folder:
+        yield Context(folder, run.progress, model=model, data=run.data, processes=run.processes)
+
+
+def require_same_company(run: Context, paths: Mapping[str, Path]) -> None:
+    """Check that those of the points that were trained together were so with all these, and no others.
+
+    Args:
+        run: The run.
+        paths: Caps to the points' folders, which need not be there yet.
+
+    Raises:
+        RunFolderError: One was trained with others.
+    """
+    for path in paths.values():
+        if not run.processes.from_first((path / "config.toml").exists):
+            continue
+        with _opened(run, path, None) as point:
+            facts: Mapping[str, Any] = point.folder.stage_facts(STAGE)
+        if facts and facts["caps"] != list(paths):
+            value, remedy = ", ".join(facts["caps"]), f"give the same caps, or remove {path.parent}"
+            raise RunFolderError(str(path), "was trained together with other caps", value=value, remedy=remedy)
+
+
+def train_together(
+    run: Context, paths: Mapping[str, Path], *, epochs: float, lr: float, model: nn.Module | None
+) -> None:
+    """Train the networks of several points together, unless that is done; each point's next stage begins with its own.
+
+    Args:
+        run: The run whose search they share.
+        paths: Caps to the points' folders, from the largest to the smallest; all are extracted.
+        epochs: What it may cost for each point, in epochs of the full network.
+        lr: Learning rate, the same all the time.
+        model: The network, if the run was handed one as an object.
+    """
+    with ExitStack() as stack:
+        points = {cap: stack.enter_context(_opened(run, path, model)) for cap, path in paths.items()}
+        mean = sum(run.recipe.cost(point.found) for point in points.values()) / len(points)
+        stop = affordable(epochs * len(points), mean)
+        if stop == 0 or all(point.folder.stage_done(STAGE) for point in points.values()):
+            return
+        run.progress.note(f"front: {len(points)} networks are trained together for {stop} epochs")
+        run.progress.stage(STAGE)
+        small = {cap: extracted_network(point) for cap, point in points.items()}
+        smallest = points[list(points)[-1]]  # searched on last: its weights are the newest
+        weights = {n: p.detach().clone() for n, p in smallest.posterior.body.named_parameters()}
+        weights = {n: p.to(run.engine.device) for n, p in weights.items()}
+        digests = "".join(point.architecture.digest for point in points.values())
+        name = f"{STAGE}-{hashlib.sha256(digests.encode()).hexdigest()[:12]}"
+        compiled = run.compile_choice(name, mean * run.recipe.planned_macs(run.full, stop) / len(points))
+        schedule = CosineSchedule(lr, max(1, stop * run.steps_an_epoch), 0, floor=lr)
+        members = [
+            Member.of(cap, run.recipe.found_phase(network, {}, compiled=compiled, name=cap), network, weights)
+            for cap, network in small.items()
+        ]
+        phase = JointPhase(members, weights, engine=run.engine, schedule=schedule, seed=run.config.seed, name=name)
+        store = FolderStore(run.folder, name)
+        try:
+            batches, seed = run.train_batches(), run.config.seed
+            run_epochs(phase, batches, epochs=range(stop), seed=seed, store=store, progress=run.progress)
+        finally:
+            store.close()
+        phase.hand_out()
+        spent = stop * mean / len(points)
+        seconds = run.folder.stage_seconds(name) / len(points)
+        for member, point in zip(members, points.values(), strict=True):
+            point.folder.save_tensors("momentum.safetensors", member.whole_momentum(weights))
+            point.folder.save_tensors(JOINT_NAME, member.small.module.state_dict())
+            point.folder.mark_done(STAGE, seconds, caps=list(points), epochs=stop, spent=spent)
+        run.folder.delete_checkpoints(name)
