@@ -182,18 +182,20 @@ def facts_of(out, cap, stage):
 def test_points_are_trained_together_and_then_alone(made):
     out, result = made
     together = [facts_of(out, cap, "joint") for cap in (60, 35)]
-    assert together[0] == together[1]
-    assert together[0]["caps"] == ["60%", "35%"]
-    assert 0 < together[0]["spent"] <= 2  # half of the epochs
+    for facts in together:
+        assert facts["caps"] == ["60%", "35%"]
+        assert facts["epochs"] == together[0]["epochs"] > 0
+        assert 0 < facts["spent"] < 4
     shared = [load_file(out / "front" / f"macs-{cap}pct" / "joint.safetensors") for cap in (60, 35)]
     assert torch.equal(shared[0]["classifier.bias"], shared[1]["classifier.bias"])
     for point, tensors in zip(reversed(result.points), shared, strict=True):
         assert point["spent"] <= 4 + 1  # but for the search's last epoch
         found = load_file(out / point["folder"] / "found.safetensors")
         assert not torch.equal(found["classifier.bias"], tensors["classifier.bias"])
-        assert json.loads((out / point["folder"] / "result.json").read_text())["found"]["epochs"] > 0
+        values = json.loads((out / point["folder"] / "result.json").read_text())
+        assert values["found"]["epochs"] >= JOINT.epochs_alone([0.6, 0.35]) == 3
         report = (out / point["folder"] / "report.html").read_text()
-        assert "shared its weights in training with the networks for 60% and 35%" in report
+        assert "the networks for 60% and 35% were trained together with shared weights" in report
     assert not list((out / "checkpoints").glob("joint*"))
 
 

@@ -134,7 +134,7 @@ def _details(result: Mapping[str, Any]) -> list[str]:
         *others, last = map(str, caps)
         named = f"{', '.join(others)} and {last}" if others else last
         sentences.append(
-            f"Before it was trained alone it shared its weights in training with the networks for {named}."
+            f"Before it was trained alone, the networks for {named} were trained together with shared weights."
         )
     return [*sentences, *about_the_choice(section(result, "choice"))]
 

@@ -95,15 +95,15 @@ def front(
         targets = dict(reversed(targets_of(run, settings).items()))  # from the largest to the smallest
         paths = {cap: point_path(run, settings, cap) for cap in targets}
         require_same_company(run, paths)
-        descent, configs = Descent(run, settings), dict[str, RunConfig]()
-        for cap, target in targets.items():
-            configs[cap] = descent.begin(cap, target)
+        descent, configs = Descent(run, settings, targets), dict[str, RunConfig]()
+        for cap in targets:
+            configs[cap] = descent.begin(cap)
             progress.note(f"front: {cap} of {settings.cost}")
-            until = "extract" if settings.joint_epochs else "report"
+            until = "extract" if settings.is_joint else "report"
             pipeline.run(configs[cap], until=until, progress=progress, model=model, data=run.data)
             descent.follow(paths[cap])
-        if settings.joint_epochs:
-            train_together(run, paths, epochs=settings.joint_epochs, lr=settings.lr, model=model)
+        if settings.is_joint:
+            train_together(run, paths, settings, alone=settings.epochs_alone(list(targets.values())), model=model)
         rows = []
         for cap, config in reversed(configs.items()):
             result = pipeline.run(config, progress=progress, model=model, data=run.data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
@@ -55,16 +55,17 @@ class Descent:
     Args:
         run: The run; its search is done.
         settings: What is asked for.
+        targets: Caps to shares of the full network's cost.
     """
 
-    def __init__(self, run: Context, settings: FrontSettings) -> None:
-        self._run, self._settings = run, settings
+    def __init__(self, run: Context, settings: FrontSettings, targets: Mapping[str, float]) -> None:
+        self._run, self._settings, self._targets = run, settings, targets
         self._start, self._is_narrowed = copy.deepcopy(run.posterior), False
         self._own, self._descended = _own_share(run, settings), False
 
-    def begin(self, cap: str, target: float) -> RunConfig:
+    def begin(self, cap: str) -> RunConfig:
         """Make the folder of the next point, unless it is there; its settings."""
-        run, settings = self._run, self._settings
+        run, settings, target = self._run, self._settings, self._targets[cap]
         if target <= NEAR * self._own:
             self._start, self._is_narrowed = _narrowed(copy.deepcopy(run.posterior), run.folder.path), True
             self._own = 0.0
@@ -74,7 +75,10 @@ class Descent:
             config = _searched_on(run, settings, cap)
             _begin(run, config, start, settings, None)
         else:
-            config = _retargeted(run, settings, cap, target)
+            epochs = affordable(settings.epochs, min(1.0, target))
+            if settings.is_joint:
+                epochs = settings.epochs_alone(list(self._targets.values()))
+            config = _retargeted(run, settings, cap, epochs)
             _begin(run, config, start, settings, lambda: _meeting(start, settings, target, narrowed=is_narrowed))
         return config
 
@@ -179,10 +183,10 @@ def _searched_on(run: Context, settings: FrontSettings, cap: str) -> RunConfig:
     )  # fmt: skip
 
 
-def _retargeted(run: Context, settings: FrontSettings, cap: str, target: float) -> RunConfig:
-    """Of a point whose posterior is re-targeted: it has some more epochs than the search had."""
+def _retargeted(run: Context, settings: FrontSettings, cap: str, more: int) -> RunConfig:
+    """Of a point whose posterior is re-targeted: it has so many more epochs than the search had."""
     searched = int(str(run.folder.stage_facts("search")["epochs"]))
-    epochs = searched + affordable(settings.epochs - settings.joint_epochs, min(1.0, target))
+    epochs = searched + more
     begun = cosine_schedule(1.0, epochs * run.steps_an_epoch).at(searched * run.steps_an_epoch)
     return _point(
         run, settings, cap,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -12,8 +13,8 @@ DESCENT_SHARE = 0.5
 """Share of a point's epochs in which its posterior is searched on."""
 JOINT_SEARCH_SHARE = 0.25
 """The same where the points are trained together."""
-JOINT_SHARE = 0.5
-"""Share of the points' epochs in which they are then trained together; what is left trains each alone."""
+ALONE_SHARE = 1 / 3
+"""About this share of the points' epochs is kept for training each alone, after they were trained together."""
 Cost = Literal["macs", "params"]
 Start = Literal["larger", "larger-search", "search", "joint"]
 
@@ -56,7 +57,7 @@ class FrontSettings:
         if self.start not in get_args(Start):
             rule = f"must be one of {', '.join(get_args(Start))}"
             raise ConfigError("--start", rule, value=repr(self.start), remedy="choose one")
-        if self.start == "joint" and self.epochs == 0:
+        if self.is_joint and self.epochs == 0:
             remedy = "give some, or another --start"
             raise ConfigError("--start joint", "needs epochs to train in", value="--epochs 0", remedy=remedy)
         for cap in self.caps:
@@ -72,9 +73,18 @@ class FrontSettings:
     @property
     def search_share(self) -> float:
         """Share of a point's epochs in which its posterior is searched on."""
-        return JOINT_SEARCH_SHARE if self.start == "joint" else DESCENT_SHARE
+        return JOINT_SEARCH_SHARE if self.is_joint else DESCENT_SHARE
 
     @property
-    def joint_epochs(self) -> float:
-        """Of a point's epochs those in which it is trained together with the others."""
-        return JOINT_SHARE * self.epochs if self.start == "joint" else 0.0
+    def is_joint(self) -> bool:
+        """Whether the points are trained together."""
+        return self.start == "joint"
+
+    def epochs_alone(self, targets: Sequence[float]) -> int:
+        """Passes over the data in which each point is then trained alone, all alike.
+
+        Args:
+            targets: The points' caps, as shares of the full network's cost.
+        """
+        mean = sum(min(1.0, target) for target in targets) / len(targets)
+        return max(1, round(ALONE_SHARE * self.epochs / mean))

@@ -26,9 +26,10 @@ from pgnas.seeds import derive_seed
 from pgnas.stages.context import Context
 from pgnas.stages.engine import Engine
 from pgnas.stages.epochs import run_epochs
+from pgnas.stages.front_settings import FrontSettings
 from pgnas.stages.phases import NetworkPhase, momentum_of, set_momentum
 from pgnas.stages.schedule import CosineSchedule
-from pgnas.stages.searching import JOINT_NAME, extracted_network
+from pgnas.stages.searching import JOINT_NAME, extracted_network, spent
 from pgnas.stages.shedding import affordable
 from pgnas.stages.store import FolderStore
 from pgnas.stages.training import Phase
@@ -191,49 +192,67 @@ def require_same_company(run: Context, paths: Mapping[str, Path]) -> None:
 
 
 def train_together(
-    run: Context, paths: Mapping[str, Path], *, epochs: float, lr: float, model: nn.Module | None
+    run: Context, paths: Mapping[str, Path], settings: FrontSettings, *, alone: int, model: nn.Module | None
 ) -> None:
     """Train the networks of several points together, unless that is done; each point's next stage begins with its own.
+
+    It may cost what all of them have left, but for the epochs in which each is then trained alone.
 
     Args:
         run: The run whose search they share.
         paths: Caps to the points' folders, from the largest to the smallest; all are extracted.
-        epochs: What it may cost for each point, in epochs of the full network.
-        lr: Learning rate, the same all the time.
+        settings: Of the front; its learning rate is kept all the time.
+        alone: Epochs of each alone.
         model: The network, if the run was handed one as an object.
     """
     with ExitStack() as stack:
         points = {cap: stack.enter_context(_opened(run, path, model)) for cap, path in paths.items()}
+        if all(point.folder.stage_done(STAGE) for point in points.values()):
+            return
+        left = {cap: max(0.0, _left(point, settings, alone)) for cap, point in points.items()}
         mean = sum(run.recipe.cost(point.found) for point in points.values()) / len(points)
-        stop = affordable(epochs * len(points), mean)
-        if stop == 0 or all(point.folder.stage_done(STAGE) for point in points.values()):
+        stop = affordable(sum(left.values()), mean)
+        if stop == 0:
+            run.progress.note("front: nothing is left of --epochs to train the networks together")
             return
         run.progress.note(f"front: {len(points)} networks are trained together for {stop} epochs")
         run.progress.stage(STAGE)
-        small = {cap: extracted_network(point) for cap, point in points.items()}
-        smallest = points[list(points)[-1]]  # searched on last: its weights are the newest
-        weights = {n: p.detach().clone() for n, p in smallest.posterior.body.named_parameters()}
-        weights = {n: p.to(run.engine.device) for n, p in weights.items()}
-        digests = "".join(point.architecture.digest for point in points.values())
-        name = f"{STAGE}-{hashlib.sha256(digests.encode()).hexdigest()[:12]}"
-        compiled = run.compile_choice(name, mean * run.recipe.planned_macs(run.full, stop) / len(points))
-        schedule = CosineSchedule(lr, max(1, stop * run.steps_an_epoch), 0, floor=lr)
-        members = [
-            Member.of(cap, run.recipe.found_phase(network, {}, compiled=compiled, name=cap), network, weights)
-            for cap, network in small.items()
-        ]
-        phase = JointPhase(members, weights, engine=run.engine, schedule=schedule, seed=run.config.seed, name=name)
-        store = FolderStore(run.folder, name)
+        phase = _joint_phase(run, points, stop, settings.lr)
+        store = FolderStore(run.folder, phase.name)
         try:
             batches, seed = run.train_batches(), run.config.seed
             run_epochs(phase, batches, epochs=range(stop), seed=seed, store=store, progress=run.progress)
         finally:
             store.close()
         phase.hand_out()
-        spent = stop * mean / len(points)
-        seconds = run.folder.stage_seconds(name) / len(points)
-        for member, point in zip(members, points.values(), strict=True):
-            point.folder.save_tensors("momentum.safetensors", member.whole_momentum(weights))
-            point.folder.save_tensors(JOINT_NAME, member.small.module.state_dict())
-            point.folder.mark_done(STAGE, seconds, caps=list(points), epochs=stop, spent=spent)
-        run.folder.delete_checkpoints(name)
+        paid = stop * mean / sum(left.values())
+        seconds = run.folder.stage_seconds(phase.name) / len(points)
+        for member in phase.members:
+            folder = points[member.name].folder
+            folder.save_tensors("momentum.safetensors", member.whole_momentum(phase.shared))
+            folder.save_tensors(JOINT_NAME, member.small.module.state_dict())
+            folder.mark_done(STAGE, seconds, caps=list(points), epochs=stop, spent=paid * left[member.name])
+        run.folder.delete_checkpoints(phase.name)
+
+
+def _left(point: Context, settings: FrontSettings, alone: int) -> float:
+    """Of a point's epochs those in which it may be trained together with others, in epochs of the full network."""
+    behind = 0.0 if point.config.budget is None else spent(point)
+    return settings.epochs - behind - alone * point.recipe.cost(point.found)
+
+
+def _joint_phase(run: Context, points: Mapping[str, Context], epochs: int, lr: float) -> JointPhase:
+    small = {cap: extracted_network(point) for cap, point in points.items()}
+    smallest = points[list(points)[-1]]  # searched on last: its weights are the newest
+    device = run.engine.device
+    weights = {n: p.detach().to(device, copy=True) for n, p in smallest.posterior.body.named_parameters()}
+    digests = "".join(point.architecture.digest for point in points.values())
+    name = f"{STAGE}-{hashlib.sha256(digests.encode()).hexdigest()[:12]}"
+    planned = min(run.recipe.planned_macs(point.found, epochs) for point in points.values()) / len(points)
+    compiled = run.compile_choice(name, planned)  # each by itself: the least of them must repay its warm-up
+    members = [
+        Member.of(cap, run.recipe.found_phase(network, {}, compiled=compiled, name=cap), network, weights)
+        for cap, network in small.items()
+    ]
+    schedule = CosineSchedule(lr, max(1, epochs * run.steps_an_epoch), 0, floor=lr)
+    return JointPhase(members, weights, engine=run.engine, schedule=schedule, seed=run.config.seed, name=name)
