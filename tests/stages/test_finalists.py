@@ -20,6 +20,8 @@ from pgnas.stages import finalists
 from pgnas.stages.finalists import FINALISTS_NAME, rounds
 from pgnas.stages.status import status
 
+from .forked import on_processes
+
 SETTINGS = {
     "model": "multibranch-resnet:width=4,stages=1,blocks=1", "data": "digits", "epochs": 4, "candidates": 6,
     "finalists": 4, "max_macs": "60%", "batch_size": 128, "rank_by": "loss", "decide_at": "50%",
@@ -152,3 +154,17 @@ def test_a_finished_run_with_finals_has_a_runner_up_and_a_report(whole, tmp_path
     )
     assert result["candidates"]["finalists"] == 4
     assert "The 4 best were told apart by training each for a short while." in (out / "report.html").read_text()
+
+
+def test_two_processes_hold_the_finals_of_their_candidates_together(tmp_path):
+    out = tmp_path / "run"
+    config = RunConfig(**{**SETTINGS, "finalists": 2, "epochs": 2}, out=str(out))
+
+    def work(processes):
+        return stages.run(config, until="extract").values["candidates"]
+
+    first, second = on_processes(tmp_path, work, seconds=120)
+    assert first == second
+    assert {row["epochs"] for row in rows_of(out)} == {1}
+    assert len(rows_of(out)) == 2  # once each, by the first process
+    assert not list((out / "checkpoints").glob("finalist*"))

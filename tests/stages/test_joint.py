@@ -28,6 +28,8 @@ from pgnas.stages.joint import JointPhase, Member
 from pgnas.stages.phases import NetworkPhase
 from pgnas.stages.schedule import CosineSchedule
 
+from .forked import on_processes
+
 pytestmark = pytest.mark.usefixtures("weights_alone")
 SCHEDULE = CosineSchedule(0.05, 100, 0, floor=0.05)
 
@@ -239,3 +241,12 @@ def test_other_company_is_refused_before_anything_is_made(made, capsys):
         FrontSettings(caps=("50%",), epochs=0, start="joint")
     assert main(["front", str(out), "--caps", "50%", "--epochs", "0", "--start", "joint"]) == 2
     assert "--start joint" in capsys.readouterr().err
+
+
+def test_two_processes_train_points_together(searched, tmp_path):
+    out = shutil.copytree(searched, tmp_path / "run")
+    wanted = FrontSettings(caps=("60%", "35%"), epochs=3, start="joint")
+    first, second = on_processes(tmp_path, lambda processes: front(out, wanted).points, seconds=240)
+    assert first == second
+    assert [facts_of(out, cap, "joint")["epochs"] > 0 for cap in (60, 35)] == [True, True]
+    assert not list((out / "checkpoints").glob("joint*"))
