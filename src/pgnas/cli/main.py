@@ -186,7 +186,7 @@ def front(
     caps: Annotated[tuple[str, ...], Parameter(converter=comma_separated, negative=())] = (),
     points: Annotated[int | None, _WHOLE] = None,
     epochs: Annotated[int, _WHOLE] = 2,
-    lr: float = 0.03,
+    lr: float | None = None,
     cost: Literal["macs", "params"] = "macs",
     start: Literal["larger", "larger-search", "search", "joint"] = "larger",
 ) -> None:
@@ -201,11 +201,12 @@ def front(
         points: Instead of caps: so many, evenly spaced.
         epochs: What each may cost after the search, in epochs of the full network: half of it searches on, the rest
             trains the network chosen.
-        lr: Learning rate at the beginning of these, from where it falls to 0.
+        lr: Learning rate at the beginning of these, from where it falls to 0; not given: 0.03, or 0.1 with --start
+            joint.
         cost: What is capped: multiply-adds or parameters.
         start: What each begins with: the next larger network, trained (the first: the run's), that one's search (the
-            first: the run's), or the run's search; joint: that one's search, and then half of the epochs in which all
-            are trained together with shared weights.
+            first: the run's), or the run's search; joint: that one's search, in a quarter of the epochs, and
+            then all are trained together with shared weights, and last each alone for a few epochs.
     """
     with reporter() as progress:
         from pgnas.stages.front import front as make_front

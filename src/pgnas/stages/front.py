@@ -103,7 +103,8 @@ def front(
             pipeline.run(configs[cap], until=until, progress=progress, model=model, data=run.data)
             descent.follow(paths[cap])
         if settings.is_joint:
-            train_together(run, paths, settings, alone=settings.epochs_alone(list(targets.values())), model=model)
+            epochs_alone, _ = settings.alone(list(targets.values()))
+            train_together(run, paths, settings, alone=epochs_alone, model=model)
         rows = []
         for cap, config in reversed(configs.items()):
             result = pipeline.run(config, progress=progress, model=model, data=run.data)

@@ -75,10 +75,10 @@ class Descent:
             config = _searched_on(run, settings, cap)
             _begin(run, config, start, settings, None)
         else:
-            epochs = affordable(settings.epochs, min(1.0, target))
+            epochs, lr = affordable(settings.epochs, min(1.0, target)), settings.first_lr
             if settings.is_joint:
-                epochs = settings.epochs_alone(list(self._targets.values()))
-            config = _retargeted(run, settings, cap, epochs)
+                epochs, lr = settings.alone(list(self._targets.values()))
+            config = _retargeted(run, settings, cap, epochs, lr)
             _begin(run, config, start, settings, lambda: _meeting(start, settings, target, narrowed=is_narrowed))
         return config
 
@@ -175,7 +175,7 @@ def _searched_on(run: Context, settings: FrontSettings, cap: str) -> RunConfig:
         run, settings, cap,
         epochs=None,
         budget=str(settings.epochs),
-        lr=settings.lr,
+        lr=settings.first_lr,
         decide_at=f"{settings.search_share:.0%}",
         shed="auto",
         candidates=min(MOST_CANDIDATES, run.config.candidates),
@@ -183,8 +183,8 @@ def _searched_on(run: Context, settings: FrontSettings, cap: str) -> RunConfig:
     )  # fmt: skip
 
 
-def _retargeted(run: Context, settings: FrontSettings, cap: str, more: int) -> RunConfig:
-    """Of a point whose posterior is re-targeted: it has so many more epochs than the search had."""
+def _retargeted(run: Context, settings: FrontSettings, cap: str, more: int, lr: float) -> RunConfig:
+    """Of a point whose posterior is re-targeted: it has so many more epochs than the search had, from this rate on."""
     searched = int(str(run.folder.stage_facts("search")["epochs"]))
     epochs = searched + more
     begun = cosine_schedule(1.0, epochs * run.steps_an_epoch).at(searched * run.steps_an_epoch)
@@ -192,7 +192,7 @@ def _retargeted(run: Context, settings: FrontSettings, cap: str, more: int) -> R
         run, settings, cap,
         epochs=epochs,
         # The end of this cosine is what is used. Its peak has a bound; less is then asked of very few, late epochs.
-        lr=run.config.lr if settings.epochs == 0 else min(MOST_LR, settings.lr / begun),
+        lr=run.config.lr if settings.epochs == 0 else min(MOST_LR, lr / begun),
         decide_at="never" if settings.epochs == 0 else f"{100 * searched / epochs:.8f}%",
         budget=None,
         shed="off",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -13,6 +14,8 @@ DESCENT_SHARE = 0.5
 """Share of a point's epochs in which its posterior is searched on."""
 JOINT_SEARCH_SHARE = 0.25
 """The same where the points are trained together."""
+LR, JOINT_LR = 0.03, 0.1
+"""Learning rate at the beginning; where the points are trained together it has longer to fall."""
 ALONE_SHARE = 1 / 3
 """About this share of the points' epochs is kept for training each alone, after they were trained together."""
 Cost = Literal["macs", "params"]
@@ -29,7 +32,7 @@ class FrontSettings:
         epochs: What each network may cost after the search, in epochs of the full network, multiply-adds x examples:
             small networks are trained for more epochs. Ranking the candidates of a re-targeted posterior comes on top.
             0: the posterior is re-targeted and nothing is trained.
-        lr: Learning rate at the beginning of these, from where it falls to 0.
+        lr: Learning rate at the beginning of these, from where it falls to 0; ``None``: 0.03, or 0.1 with "joint".
         cost: What is capped: multiply-adds or parameters.
         start: What each begins with: the next larger network, trained (the first: that of the run), the search of the
             next larger one (the first: of the run), or always the run's search; or, "joint", the search of the next
@@ -39,7 +42,7 @@ class FrontSettings:
     caps: tuple[str, ...] = ()
     points: int | None = None
     epochs: int = 2
-    lr: float = 0.03
+    lr: float | None = None
     cost: Cost = "macs"
     start: Start = "larger"
 
@@ -50,7 +53,7 @@ class FrontSettings:
         for flag, count in (("--points", self.points), ("--epochs", self.epochs)):
             if count is not None and not 0 <= count - (flag == "--points") <= 1_000:
                 raise ConfigError(flag, "must lie between 0 and 1000", value=count, remedy="choose a number inside")
-        if not 0 < self.lr <= 100:
+        if not 0 < self.first_lr <= 100:
             raise ConfigError("--lr", "must lie in (0, 100]", value=self.lr, remedy="choose a value inside")
         if self.cost not in ("macs", "params"):
             raise ConfigError("--cost", "must be one of macs, params", value=repr(self.cost), remedy="choose one")
@@ -71,6 +74,11 @@ class FrontSettings:
         return tuple(f"{100 * k / (self.points + 1):.4g}%" for k in range(1, self.points + 1))
 
     @property
+    def first_lr(self) -> float:
+        """``lr``, or its default."""
+        return (JOINT_LR if self.is_joint else LR) if self.lr is None else self.lr
+
+    @property
     def search_share(self) -> float:
         """Share of a point's epochs in which its posterior is searched on."""
         return JOINT_SEARCH_SHARE if self.is_joint else DESCENT_SHARE
@@ -80,11 +88,13 @@ class FrontSettings:
         """Whether the points are trained together."""
         return self.start == "joint"
 
-    def epochs_alone(self, targets: Sequence[float]) -> int:
-        """Passes over the data in which each point is then trained alone, all alike.
+    def alone(self, targets: Sequence[float]) -> tuple[int, float]:
+        """Passes over the data in which each point is trained alone at last, all alike, and the learning rate there.
 
         Args:
             targets: The points' caps, as shares of the full network's cost.
         """
         mean = sum(min(1.0, target) for target in targets) / len(targets)
-        return max(1, round(ALONE_SHARE * self.epochs / mean))
+        epochs = max(1, round(ALONE_SHARE * self.epochs / mean))
+        share = min(1.0, epochs * mean / max(1, self.epochs))
+        return epochs, 0.5 * self.first_lr * (1 - math.cos(math.pi * share))

@@ -28,7 +28,7 @@ from pgnas.stages.engine import Engine
 from pgnas.stages.epochs import run_epochs
 from pgnas.stages.front_settings import FrontSettings
 from pgnas.stages.phases import NetworkPhase, momentum_of, set_momentum
-from pgnas.stages.schedule import CosineSchedule
+from pgnas.stages.schedule import CosineSchedule, Schedule
 from pgnas.stages.searching import JOINT_NAME, extracted_network, spent
 from pgnas.stages.shedding import affordable
 from pgnas.stages.store import FolderStore
@@ -98,6 +98,7 @@ class JointPhase(Phase):
         weights: The supernet's parameters by name, which they share; they are changed.
         engine: Where.
         schedule: Learning rate.
+        begin: Steps of the schedule that are behind.
         seed: Of the order in which the members have their turns.
         name: Names its checkpoints and rows.
 
@@ -112,12 +113,14 @@ class JointPhase(Phase):
         weights: Mapping[str, Tensor],
         *,
         engine: Engine,
-        schedule: CosineSchedule,
+        schedule: Schedule,
         seed: int,
+        begin: float = 0.0,
         name: str = STAGE,
     ) -> None:
         self.name, self.engine, self.schedule = name, engine, schedule
-        self.members, self.shared, self._seed = tuple(members), dict(weights), seed
+        self.members, self.shared = tuple(members), dict(weights)
+        self._seed, self._begin = seed, begin
         self.momentum = {key: torch.zeros_like(value) for key, value in self.shared.items()}
         self.network = nn.ModuleList(member.phase.network for member in members)
         self._turn(0)
@@ -131,6 +134,10 @@ class JointPhase(Phase):
     def _turn(self, step: int) -> None:
         self._now = self.member(step)
         self.weights = self._now.phase.weights
+
+    def place(self, step: int) -> float:
+        """As many steps on as have been done."""
+        return self._begin + step
 
     def prepare_step(self, step: int) -> None:
         """Hand the weights to the network whose turn it is."""
@@ -201,7 +208,7 @@ def train_together(
     Args:
         run: The run whose search they share.
         paths: Caps to the points' folders, from the largest to the smallest; all are extracted.
-        settings: Of the front; its learning rate is kept all the time.
+        settings: Of the front.
         alone: Epochs of each alone.
         model: The network, if the run was handed one as an object.
     """
@@ -217,7 +224,7 @@ def train_together(
             return
         run.progress.note(f"front: {len(points)} networks are trained together for {stop} epochs")
         run.progress.stage(STAGE)
-        phase = _joint_phase(run, points, stop, settings.lr)
+        phase = _joint_phase(run, points, settings, stop)
         store = FolderStore(run.folder, phase.name)
         try:
             batches, seed = run.train_batches(), run.config.seed
@@ -241,7 +248,8 @@ def _left(point: Context, settings: FrontSettings, alone: int) -> float:
     return settings.epochs - behind - alone * point.recipe.cost(point.found)
 
 
-def _joint_phase(run: Context, points: Mapping[str, Context], epochs: int, lr: float) -> JointPhase:
+def _joint_phase(run: Context, points: Mapping[str, Context], settings: FrontSettings, epochs: int) -> JointPhase:
+    """The phase, whose steps lie in the middle of the points' schedule: after their search, before each is alone."""
     small = {cap: extracted_network(point) for cap, point in points.items()}
     smallest = points[list(points)[-1]]  # searched on last: its weights are the newest
     device = run.engine.device
@@ -254,5 +262,9 @@ def _joint_phase(run: Context, points: Mapping[str, Context], epochs: int, lr: f
         Member.of(cap, run.recipe.found_phase(network, {}, compiled=compiled, name=cap), network, weights)
         for cap, network in small.items()
     ]
-    schedule = CosineSchedule(lr, max(1, epochs * run.steps_an_epoch), 0, floor=lr)
-    return JointPhase(members, weights, engine=run.engine, schedule=schedule, seed=run.config.seed, name=name)
+    mean = sum(run.recipe.cost(point.found) for point in points.values()) / len(points)
+    steps = round(settings.epochs * len(points) / mean * run.steps_an_epoch)
+    return JointPhase(
+        members, weights, engine=run.engine, schedule=CosineSchedule(settings.first_lr, steps, 0),
+        begin=settings.search_share * steps, seed=run.config.seed, name=name,
+    )  # fmt: skip

@@ -69,6 +69,7 @@ class SizeBench(BenchSettings):
             decide_at="never",
             candidates=self.candidates,
             rank_by="loss",
+            shed="on",  # the same search in less time: small networks are looked for in a large one
             streams="off",  # all readers of a value share its gate already: none ever picks
             avoid_selections="off",
             precision=self.precision,

@@ -184,19 +184,21 @@ class Recipe:
         rule = SheddingRule.compiled(worth) if compiled else SheddingRule()
         return Shedder.of(supernet, rule, examples=self.examples_an_epoch)
 
-    def remaining(self, decided: int, spent: float, found: Counts) -> tuple[range, Pace | None]:
+    def remaining(self, decided: int, spent: float, found: Counts, *, shared: float = 0.0) -> tuple[range, Pace | None]:
         """The epochs of the found network, and where they lie in the schedule.
 
         Args:
             decided: Epochs of the supernet.
             spent: What they and the ranking cost, in epochs of the full network.
             found: Counts of the found network.
+            shared: Of what was spent, training it together with others: the schedule has gone on by that.
         """
         if self.budget is None:
             return range(decided, self.epochs), None
         left = 0.0 if self.config.decision_share() is None else self.budget - spent
         stop, steps = decided + affordable(left, self.cost(found)), self.steps_an_epoch
-        return range(decided, stop), Pace(decided, self.decision_epoch * steps, stop, self.epochs * steps, steps)
+        position = (self.decision_epoch + self.epochs * shared / self.budget) * steps
+        return range(decided, stop), Pace(decided, position, stop, self.epochs * steps, steps)
 
     def found_phase(
         self,

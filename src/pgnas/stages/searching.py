@@ -76,8 +76,12 @@ def spent(run: Context) -> float:
         passes += CALIBRATION_BATCHES * run.config.batch_size
     ranking = FORWARD_SHARE * int(str(sampled["count"])) * passes / run.recipe.examples_an_epoch
     finals = float(str(sampled.get("finalists_spent", 0.0)))
-    joint = float(str(run.folder.stage_facts("joint").get("spent", 0.0)))
-    return spent_searching(run) + ranking * run.recipe.cost(run.found) + finals + joint
+    return spent_searching(run) + ranking * run.recipe.cost(run.found) + finals + spent_together(run)
+
+
+def spent_together(run: Context) -> float:
+    """What training with others has cost for the found network, in epochs of the full network."""
+    return float(str(run.folder.stage_facts("joint").get("spent", 0.0)))
 
 
 def describe_supernet(supernet: Supernet) -> dict[str, Any]:
@@ -288,7 +292,7 @@ def train(run: Context, store: FolderStore) -> Facts:
     small = extracted_network(run)
     network = small.module
     decided = int(str(run.folder.stage_facts("search")["epochs"]))
-    epochs, pace = run.recipe.remaining(decided, spent(run), run.found)
+    epochs, pace = run.recipe.remaining(decided, spent(run), run.found, shared=spent_together(run))
     if len(epochs) > 0 and any(True for _ in network.parameters()):
         momentum, _ = run.folder.load_tensors("momentum.safetensors")
         planned = run.recipe.planned_macs(run.found, len(epochs))
