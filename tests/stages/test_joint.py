@@ -232,6 +232,27 @@ def test_a_front_killed_amid_training_together_ends_as_the_whole_one(searched, m
             assert both[0] == both[1]
 
 
+def test_a_front_killed_while_networks_are_handed_out_ends_as_the_whole_one(searched, made, tmp_path, monkeypatch):
+    again = shutil.copytree(searched, tmp_path / "run")
+    marked, seen = RunFolder.mark_done, []
+
+    def killed(folder, name, seconds, **facts):
+        if name == "joint" and seen:
+            raise KeyboardInterrupt
+        seen.extend([name] * (name == "joint"))
+        marked(folder, name, seconds, **facts)
+
+    monkeypatch.setattr(RunFolder, "mark_done", killed)
+    with pytest.raises(KeyboardInterrupt):
+        front(again, JOINT)
+    monkeypatch.undo()
+    front(again, JOINT)
+    for cap in (60, 35):
+        assert facts_of(again, cap, "joint") == facts_of(made[0], cap, "joint")
+        both = [(run / "front" / f"macs-{cap}pct" / "found.safetensors").read_bytes() for run in (again, made[0])]
+        assert both[0] == both[1]
+
+
 def test_other_company_is_refused_before_anything_is_made(made, capsys):
     out, _ = made
     with pytest.raises(RunFolderError, match="trained together with other caps"):

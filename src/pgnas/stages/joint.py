@@ -29,7 +29,7 @@ from pgnas.stages.epochs import run_epochs
 from pgnas.stages.front_settings import FrontSettings
 from pgnas.stages.phases import NetworkPhase, momentum_of, set_momentum
 from pgnas.stages.schedule import CosineSchedule, Schedule
-from pgnas.stages.searching import JOINT_NAME, extracted_network, spent
+from pgnas.stages.searching import JOINT_NAME, extracted_network, spent, spent_together
 from pgnas.stages.shedding import affordable
 from pgnas.stages.store import FolderStore
 from pgnas.stages.training import Phase
@@ -244,7 +244,7 @@ def train_together(
 
 def _left(point: Context, settings: FrontSettings, alone: int) -> float:
     """Of a point's epochs those in which it may be trained together with others, in epochs of the full network."""
-    behind = 0.0 if point.config.budget is None else spent(point)
+    behind = 0.0 if point.config.budget is None else spent(point) - spent_together(point)
     return settings.epochs - behind - alone * point.recipe.cost(point.found)
 
 
