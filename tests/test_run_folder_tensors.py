@@ -137,6 +137,12 @@ def test_tensors_come_back_with_their_metadata(folder: RunFolder) -> None:
     assert folder.load_tensors("y.safetensors")[1] == {}
 
 
+def test_a_file_may_hold_nothing(tmp_path: Path) -> None:
+    for metadata in ({}, {"space": "x"}):
+        save_tensors(tmp_path / "t.safetensors", {}, metadata)
+        assert load_tensors(tmp_path / "t.safetensors") == ({}, metadata)
+
+
 def test_equal_contents_give_equal_bytes(tmp_path: Path) -> None:
     metadata = {f"key {number}": "ü" * number for number in range(8)}
     found = set()

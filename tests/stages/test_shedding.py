@@ -181,6 +181,15 @@ def test_what_a_budget_pays_for():
     assert pace.at(56) == 100.0
 
 
+def test_a_search_has_an_epoch_even_if_its_budget_pays_for_less(engine):
+    phase = make_phase(engine, budget=0.5)
+    phase.spending.plan(0, phase.shedder.macs)
+    assert phase.stop(EPOCHS) == 1
+    phase.spending.after_epoch(phase.shedder.macs)
+    phase.spending.plan(1, phase.shedder.macs)
+    assert phase.stop(EPOCHS) == 1
+
+
 @pytest.mark.parametrize(
     ("text", "value", "is_time"), [("12", 12, False), ("7.5", 7.5, False), ("30min", 30, True), ("2h", 120, True)]
 )

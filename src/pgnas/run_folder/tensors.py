@@ -73,7 +73,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     Raises:
         StorageError: The disk refused the write; ``path`` is as it was before.
     """
-    data = safetensors.torch.save(without_shared_memory(tensors), metadata=dict(metadata))
+    data = safetensors.torch.save(without_shared_memory(tensors), metadata=dict(metadata) or None)
     write_bytes(path, _in_order(data))
 
 

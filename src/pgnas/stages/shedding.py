@@ -181,9 +181,9 @@ class Spending:
         self.spent += macs / self.full
 
     def plan(self, epoch: int, macs: float) -> None:
-        """Plan what remains after ``epoch`` with epochs of so many multiply-adds an example."""
+        """Plan what remains after ``epoch`` with epochs of so many multiply-adds an example; the first one is done."""
         if self.budget is not None and self.pace is not None:
-            stop = epoch + affordable(self.budget - self.spent, macs / self.full)
+            stop = max(1, epoch + affordable(self.budget - self.spent, macs / self.full))
             self.pace = Pace(epoch, self.pace.at(epoch * self.steps), stop, self.end, self.steps)
 
     def state(self) -> dict[str, Any]:
