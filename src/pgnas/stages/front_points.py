@@ -28,7 +28,10 @@ from pgnas.stages.shedding import affordable
 from pgnas.supernets import load_state
 
 MOST_CANDIDATES = 16
-"""Candidates of a point whose posterior was searched on: few of its gates are undecided, and ranking costs training."""
+"""Candidates of a point whose posterior was searched on: few of its gates are undecided, and ranking costs training.
+
+Nor has a point more that is trained together with others.
+"""
 NEAR = 1.02
 """A posterior whose expected cost is at most this times the cap is re-targeted: there is nowhere to go down to."""
 FOLDER = "front"
@@ -195,6 +198,7 @@ def _retargeted(run: Context, settings: FrontSettings, cap: str, more: int, lr: 
         lr=run.config.lr if settings.epochs == 0 else min(MOST_LR, lr / begun),
         decide_at="never" if settings.epochs == 0 else f"{100 * searched / epochs:.8f}%",
         budget=None,
+        candidates=min(MOST_CANDIDATES, run.config.candidates) if settings.is_joint else run.config.candidates,
         shed="off",
         recalibrate="on" if run.config.recalibrate == "auto" else run.config.recalibrate,
     )  # fmt: skip
