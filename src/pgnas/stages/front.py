@@ -103,8 +103,8 @@ def front(
             pipeline.run(configs[cap], until=until, progress=progress, model=model, data=run.data)
             descent.follow(paths[cap])
         if settings.is_joint:
-            epochs_alone, _ = settings.alone(list(targets.values()))
-            train_together(run, paths, settings, alone=epochs_alone, model=model)
+            alone = {cap: settings.alone(target)[0] for cap, target in targets.items()}
+            train_together(run, paths, settings, alone=alone, model=model)
         rows = []
         for cap, config in reversed(configs.items()):
             result = pipeline.run(config, progress=progress, model=model, data=run.data)

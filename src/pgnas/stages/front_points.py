@@ -80,7 +80,7 @@ class Descent:
         else:
             epochs, lr = affordable(settings.epochs, min(1.0, target)), settings.first_lr
             if settings.is_joint:
-                epochs, lr = settings.alone(list(self._targets.values()))
+                epochs, lr = settings.alone(target)
             config = _retargeted(run, settings, cap, epochs, lr)
             _begin(run, config, start, settings, lambda: _meeting(start, settings, target, narrowed=is_narrowed))
         return config

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -16,8 +15,8 @@ JOINT_SEARCH_SHARE = 0.25
 """The same where the points are trained together."""
 LR, JOINT_LR = 0.03, 0.1
 """Learning rate at the beginning; where the points are trained together it has longer to fall."""
-ALONE_SHARE = 1 / 3
-"""About this share of the points' epochs is kept for training each alone, after they were trained together."""
+ALONE_SHARE = 1 / 6
+"""Of a point's epochs this share is for training it alone, after all were trained together; one pass at least."""
 Cost = Literal["macs", "params"]
 Start = Literal["larger", "larger-search", "search", "joint"]
 
@@ -88,13 +87,13 @@ class FrontSettings:
         """Whether the points are trained together."""
         return self.start == "joint"
 
-    def alone(self, targets: Sequence[float]) -> tuple[int, float]:
-        """Passes over the data in which each point is trained alone at last, all alike, and the learning rate there.
+    def alone(self, target: float) -> tuple[int, float]:
+        """Passes over the data in which a point is trained alone at last, and the learning rate from there.
 
         Args:
-            targets: The points' caps, as shares of the full network's cost.
+            target: Its cap as a share of the full network's cost.
         """
-        mean = sum(min(1.0, target) for target in targets) / len(targets)
-        epochs = max(1, round(ALONE_SHARE * self.epochs / mean))
-        share = min(1.0, epochs * mean / max(1, self.epochs))
+        cost = min(1.0, target)
+        epochs = max(1, int(ALONE_SHARE * self.epochs / cost))
+        share = min(1.0, epochs * cost / max(1, self.epochs))
         return epochs, 0.5 * self.first_lr * (1 - math.cos(math.pi * share))

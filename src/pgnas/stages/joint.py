@@ -199,7 +199,12 @@ def require_same_company(run: Context, paths: Mapping[str, Path]) -> None:
 
 
 def train_together(
-    run: Context, paths: Mapping[str, Path], settings: FrontSettings, *, alone: int, model: nn.Module | None
+    run: Context,
+    paths: Mapping[str, Path],
+    settings: FrontSettings,
+    *,
+    alone: Mapping[str, int],
+    model: nn.Module | None,
 ) -> None:
     """Train the networks of several points together, unless that is done; each point's next stage begins with its own.
 
@@ -209,14 +214,14 @@ def train_together(
         run: The run whose search they share.
         paths: Caps to the points' folders, from the largest to the smallest; all are extracted.
         settings: Of the front.
-        alone: Epochs of each alone.
+        alone: Caps to the epochs in which each is trained alone.
         model: The network, if the run was handed one as an object.
     """
     with ExitStack() as stack:
         points = {cap: stack.enter_context(_opened(run, path, model)) for cap, path in paths.items()}
         if all(point.folder.stage_done(STAGE) for point in points.values()):
             return
-        left = {cap: max(0.0, _left(point, settings, alone)) for cap, point in points.items()}
+        left = {cap: max(0.0, _left(point, settings, alone[cap])) for cap, point in points.items()}
         mean = sum(run.recipe.cost(point.found) for point in points.values()) / len(points)
         stop = affordable(sum(left.values()), mean)
         if stop == 0:
