@@ -11,7 +11,7 @@ from pgnas.errors import ConfigError
 
 DESCENT_SHARE = 0.5
 """Share of a point's epochs in which its posterior is searched on."""
-JOINT_SEARCH_SHARE = 0.25
+JOINT_SEARCH_SHARE = 1 / 3
 """The same where the points are trained together."""
 LR, JOINT_LR = 0.03, 0.1
 """Learning rate at the beginning; where the points are trained together it has longer to fall."""
