@@ -103,8 +103,7 @@ def front(
             pipeline.run(configs[cap], until=until, progress=progress, model=model, data=run.data)
             descent.follow(paths[cap])
         if settings.is_joint:
-            alone = {cap: settings.alone(target)[0] for cap, target in targets.items()}
-            train_together(run, paths, settings, alone=alone, model=model)
+            train_together(run, paths, settings, model=model)
         rows = []
         for cap, config in reversed(configs.items()):
             result = pipeline.run(config, progress=progress, model=model, data=run.data)

@@ -87,13 +87,13 @@ class FrontSettings:
         """Whether the points are trained together."""
         return self.start == "joint"
 
-    def alone(self, target: float) -> tuple[int, float]:
+    def alone(self, cost: float) -> tuple[int, float]:
         """Passes over the data in which a point is trained alone at last, and the learning rate from there.
 
         Args:
-            target: Its cap as a share of the full network's cost.
+            cost: What a pass of it costs, as a share of one of the full network; where that is not known yet, its cap.
         """
-        cost = min(1.0, target)
+        cost = min(1.0, cost)
         epochs = max(1, int(ALONE_SHARE * self.epochs / cost))
         share = min(1.0, epochs * cost / max(1, self.epochs))
         return epochs, 0.5 * self.first_lr * (1 - math.cos(math.pi * share))

@@ -199,12 +199,7 @@ def require_same_company(run: Context, paths: Mapping[str, Path]) -> None:
 
 
 def train_together(
-    run: Context,
-    paths: Mapping[str, Path],
-    settings: FrontSettings,
-    *,
-    alone: Mapping[str, int],
-    model: nn.Module | None,
+    run: Context, paths: Mapping[str, Path], settings: FrontSettings, *, model: nn.Module | None
 ) -> None:
     """Train the networks of several points together, unless that is done; each point's next stage begins with its own.
 
@@ -214,14 +209,13 @@ def train_together(
         run: The run whose search they share.
         paths: Caps to the points' folders, from the largest to the smallest; all are extracted.
         settings: Of the front.
-        alone: Caps to the epochs in which each is trained alone.
         model: The network, if the run was handed one as an object.
     """
     with ExitStack() as stack:
         points = {cap: stack.enter_context(_opened(run, path, model)) for cap, path in paths.items()}
         if all(point.folder.stage_done(STAGE) for point in points.values()):
             return
-        left = {cap: max(0.0, _left(point, settings, alone[cap])) for cap, point in points.items()}
+        left = {cap: max(0.0, _left(point, settings)) for cap, point in points.items()}
         mean = sum(run.recipe.cost(point.found) for point in points.values()) / len(points)
         stop = affordable(sum(left.values()), mean)
         if stop == 0:
@@ -247,10 +241,12 @@ def train_together(
         run.folder.delete_checkpoints(phase.name)
 
 
-def _left(point: Context, settings: FrontSettings, alone: int) -> float:
+def _left(point: Context, settings: FrontSettings) -> float:
     """Of a point's epochs those in which it may be trained together with others, in epochs of the full network."""
-    behind = 0.0 if point.config.budget is None else spent(point) - spent_together(point)
-    return settings.epochs - behind - alone * point.recipe.cost(point.found)
+    cost = point.recipe.cost(point.found)
+    if point.config.budget is None:  # re-targeted: its search is the run's, and what it is trained alone is settled
+        return settings.epochs - (point.epochs - int(str(point.folder.stage_facts("search")["epochs"]))) * cost
+    return settings.epochs - (spent(point) - spent_together(point)) - settings.alone(cost)[0] * cost
 
 
 def _joint_phase(run: Context, points: Mapping[str, Context], settings: FrontSettings, epochs: int) -> JointPhase:
