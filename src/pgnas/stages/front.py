@@ -32,7 +32,7 @@ from pgnas.stages.baselines import total_compute
 from pgnas.stages.context import Context
 from pgnas.stages.front_points import FOLDER, Descent, expected_share, point_path, targets_of
 from pgnas.stages.front_settings import FrontSettings
-from pgnas.stages.joint import require_same_company, train_together
+from pgnas.stages.joint import opened, require_same_company, train_together
 from pgnas.stages.latency import example_batch
 from pgnas.stages.result import RunResult
 from pgnas.stages.searching import spent_searching, trained_network
@@ -133,8 +133,8 @@ def _measured(run: Context, settings: FrontSettings, path: Path, model: nn.Modul
 
     Seconds a batch on the device, measured once.
     """
-    with SharedFolder.share(run.processes, lambda: RunFolder.open(path)) as folder:
-        point = Context(folder, run.progress, model=model, data=run.data, processes=run.processes)
+    with opened(run, path, model) as point:
+        folder = point.folder
         if not folder.stage_done("timing"):
             inputs, _ = run.engine.batch((example_batch(run.example, run.config.latency_batch), 0))
             full = extract_small(run.posterior, run.posterior.open()).module

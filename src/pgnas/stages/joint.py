@@ -9,7 +9,7 @@ ICLR 2019), the rest is one set of weights, as in a once-for-all network (Cai et
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,7 +173,8 @@ class JointPhase(Phase):
 
 
 @contextmanager
-def _opened(run: Context, path: Path, model: nn.Module | None) -> Iterator[Context]:
+def opened(run: Context, path: Path, model: nn.Module | None) -> Iterator[Context]:
+    """A point of a run, open for writing, with the run's data."""
     with SharedFolder.share(run.processes, lambda: RunFolder.open(path)) as folder:
         yield Context(folder, run.progress, model=model, data=run.data, processes=run.processes)
 
@@ -191,7 +192,7 @@ def require_same_company(run: Context, paths: Mapping[str, Path]) -> None:
     for path in paths.values():
         if not run.processes.from_first((path / "config.toml").exists):
             continue
-        with _opened(run, path, None) as point:
+        with opened(run, path, None) as point:
             facts: Mapping[str, Any] = point.folder.stage_facts(STAGE)
         if facts and facts["caps"] != list(paths):
             value, remedy = ", ".join(facts["caps"]), f"give the same caps, or remove {path.parent}"
@@ -212,11 +213,11 @@ def train_together(
         model: The network, if the run was handed one as an object.
     """
     with ExitStack() as stack:
-        points = {cap: stack.enter_context(_opened(run, path, model)) for cap, path in paths.items()}
+        points = {cap: stack.enter_context(opened(run, path, model)) for cap, path in paths.items()}
         if all(point.folder.stage_done(STAGE) for point in points.values()):
             return
         left = {cap: max(0.0, _left(point, settings)) for cap, point in points.items()}
-        mean = sum(run.recipe.cost(point.found) for point in points.values()) / len(points)
+        mean = _mean_cost(points.values())
         stop = affordable(sum(left.values()), mean)
         if stop == 0:
             run.progress.note("front: nothing is left of --epochs to train the networks together")
@@ -241,6 +242,11 @@ def train_together(
         run.folder.delete_checkpoints(phase.name)
 
 
+def _mean_cost(points: Collection[Context]) -> float:
+    """A pass over the data of all networks in turn, in epochs of the full network."""
+    return sum(point.recipe.cost(point.found) for point in points) / len(points)
+
+
 def _left(point: Context, settings: FrontSettings) -> float:
     """Of a point's epochs those in which it may be trained together with others, in epochs of the full network."""
     cost = point.recipe.cost(point.found)
@@ -263,8 +269,7 @@ def _joint_phase(run: Context, points: Mapping[str, Context], settings: FrontSet
         Member.of(cap, run.recipe.found_phase(network, {}, compiled=compiled, name=cap), network, weights)
         for cap, network in small.items()
     ]
-    mean = sum(run.recipe.cost(point.found) for point in points.values()) / len(points)
-    steps = round(settings.epochs * len(points) / mean * run.steps_an_epoch)
+    steps = round(settings.epochs * len(points) / _mean_cost(points.values()) * run.steps_an_epoch)
     return JointPhase(
         members, weights, engine=run.engine, schedule=CosineSchedule(settings.first_lr, steps, 0),
         begin=settings.search_share * steps, seed=run.config.seed, name=name,
