@@ -85,6 +85,12 @@ def test_the_files_of_a_front_say_the_same(made, searched):
     assert "latency, % of the full network&#39;s" in picture or "latency, % of the full network's" in picture
 
 
+def test_what_the_data_are_is_told_once(made, searched, capsys):
+    assert main(["front", str(searched), "--caps", "60%,30%", "--epochs", "1"]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("data: ")]
+    assert told == list(dict.fromkeys(told)) != []
+
+
 def test_a_killed_front_ends_as_the_whole_one(made, searched, tmp_path):
     again = shutil.copytree(searched, tmp_path / "run")
     shutil.rmtree(again / "front" / "macs-60pct")

@@ -104,7 +104,7 @@ class Context:
         self._note_once("data", data.fingerprint, cropped=evaluates_a_crop(data.test))
         for note in data.notes:
             self.progress.note(f"data: {note}")
-        return data
+        return replace(data, notes=())  # told: runs that follow on the same data need not repeat them
 
     @cached_property
     def built(self) -> BuiltModel:
