@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.peers.methods.base import Method
 from bench.peers.methods.fastnas import FASTNAS
-from bench.peers.methods.pgnas_search import PGNAS, PGNAS_EARLY, RANDOM, random_settings
+from bench.peers.methods.pgnas_search import PGNAS, PGNAS_EARLY, PGNAS_LATE, RANDOM, random_settings
 from bench.peers.methods.torch_pruning import TORCH_PRUNING, TORCH_PRUNING_EARLY
 from bench.peers.methods.uniform import FULL, UNIFORM
 
@@ -15,6 +15,7 @@ METHODS: dict[str, Method] = {
     "fastnas": FASTNAS,
     "random": RANDOM,
     "pgnas-early": PGNAS_EARLY,
+    "pgnas-late": PGNAS_LATE,
     "torch-pruning-early": TORCH_PRUNING_EARLY,
     "full": FULL,
 }

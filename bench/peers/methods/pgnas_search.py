@@ -52,6 +52,7 @@ def search(title: str, **settings: Any) -> Method:
 
 PGNAS = search("PGNAS")
 PGNAS_EARLY = search("PGNAS, decided at 10 %, 16 candidates", decide_at="10%", candidates=16)
+PGNAS_LATE = search("PGNAS, decided at 60 %", decide_at="60%")
 RANDOM = search("random dropout search")
 
 

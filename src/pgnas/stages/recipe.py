@@ -35,9 +35,11 @@ FORWARD_SHARE = 1 / 3
 FIRST_SHARE = 0.25
 """Share of the supernet's epochs in which only weights learn, where operations are chosen: without it the logits follow
 the operations that are easiest to train at first, those without weights."""
-REACH_AT_END = 0.45
-"""Share of the steps at which caps are in full force where nothing is decided before the end, so that what remains is
-trained at the caps' cost, as is what remains after a decision."""
+LATE_DECISION = 0.5
+"""Share of the run from which on a decision is late: the search is then long enough to pay for less than it began with."""
+LATE_REACH = 0.45
+"""Share of the search at which caps are in full force where the decision is late, or there is none before the end: what
+remains of it is trained at the caps' cost, as is what remains of the run after a decision."""
 RECOMPILING_SHARE = 1.5
 """Multiply-adds that repay another warm-up of ``torch.compile`` if saved, as a multiple of those that repay the first.
 
@@ -158,7 +160,7 @@ class Recipe:
             self.data_size,
             shares,
             end,
-            reach=REACH_AT_END if share is None else PosteriorSettings.reach,
+            reach=PosteriorSettings.reach if share is not None and share < LATE_DECISION else LATE_REACH,
             logit_lr=self.config.logit_lr if self.config.fixed_drop is None else None,
             weights_only=round(self.weights_first(supernet) * self.steps_an_epoch),
             weight_decay=self.weight_decay,
