@@ -14,7 +14,7 @@ import pgnas
 from pgnas.bayes import BernoulliPrior, CapController, GibbsPrior, PaperPrior
 from pgnas.progress import SilentReporter
 from pgnas.stages import phases
-from pgnas.stages.engine import CompiledForward, make_engine, worth_compiling
+from pgnas.stages.engine import make_engine, worth_compiling
 from pgnas.stages.epochs import run_epochs
 from pgnas.stages.phases import PosteriorPhase, PosteriorSettings
 from pgnas.stages.schedule import cosine_schedule
@@ -140,20 +140,6 @@ def test_compilation_is_decided_by_planned_work_alone():
     assert not worth_compiling("auto", 1e9, cpu)[0]
     assert worth_compiling("auto", 1e14, cpu)[0] or "no C++ compiler" in worth_compiling("auto", 1e14, cpu)[1]
     assert "repay" in worth_compiling("auto", 1e9, cpu)[1] or "compiler" in worth_compiling("auto", 1e9, cpu)[1]
-
-
-def test_where_compilation_fails_the_plain_network_goes_on(monkeypatch, caplog):
-    network = nn.Linear(2, 2)
-
-    def broken(*args, **kwargs):
-        raise torch._dynamo.exc.BackendCompilerFailed(lambda: None, RuntimeError("no compiler"), None)
-
-    monkeypatch.setattr(torch, "compile", lambda network, **options: broken)
-    x = torch.randn(3, 2)
-    forward = CompiledForward(network)
-    assert torch.equal(forward(x), network(x))
-    assert "torch.compile failed" in caplog.text
-    assert torch.equal(forward(x), network(x))
 
 
 def test_weights_learn_alone_at_first_and_the_cap_does_not_press_yet(engine):

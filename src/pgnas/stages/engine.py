@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +19,6 @@ from pgnas.config import Device, Precision, Switch
 from pgnas.errors import ConfigError
 from pgnas.processes import Processes, join
 from pgnas.seeds import derive_seed
-
-_logger = logging.getLogger(__name__)
 
 COMPILE_WORTH_MACS = 2e12
 """Planned forward multiply-adds from which ``torch.compile`` repays its warm-up (a minute) on a desktop CPU.
@@ -194,28 +191,6 @@ def worth_compiling(switch: Switch, planned_macs: float, device: torch.device) -
         planned_macs >= worth,
         f"the planned work, {planned_macs:.1e} multiply-adds, {verdict} torch.compile's warm-up",
     )
-
-
-class CompiledForward:
-    """A network's forward pass under ``torch.compile``; where compilation fails, the plain one, with a logged warning.
-
-    Args:
-        network: The network.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        self._plain = network
-        self._forward: Callable[..., Any] = torch.compile(network, dynamic=False)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The network's output."""
-        try:
-            return self._forward(*args, **kwargs)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            _logger.warning("torch.compile failed and is not used: %s", first[:200])
-            self._forward = self._plain
-            return self._plain(*args, **kwargs)
 
 
 def _synchronised(norm: nn.Module) -> nn.Module:

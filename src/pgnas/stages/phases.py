@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from pgnas.bayes import CapController, Prior, elbo, ramp
 from pgnas.nn import ShedSupernet, Supernet
 from pgnas.nn.cost import CostName
-from pgnas.stages.engine import CompiledForward, Engine, parameter_groups
+from pgnas.stages.compiled import CompiledForward
+from pgnas.stages.engine import Engine, parameter_groups
 from pgnas.stages.schedule import Schedule
 from pgnas.stages.shedding import Pace, Shedder, Spending
 from pgnas.stages.training import Loss, Phase, recalibrate

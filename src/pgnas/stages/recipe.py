@@ -36,7 +36,7 @@ FIRST_SHARE = 0.25
 """Share of the supernet's epochs in which only weights learn, where operations are chosen: without it the logits follow
 the operations that are easiest to train at first, those without weights."""
 LATE_DECISION = 0.5
-"""Share of the run from which on a decision is late: the search is then long enough to pay for less than it began with."""
+"""Share of the run from which on a decision is late: most of the run is then search, and what it costs counts."""
 LATE_REACH = 0.45
 """Share of the search at which caps are in full force where the decision is late, or there is none before the end: what
 remains of it is trained at the caps' cost, as is what remains of the run after a decision."""
