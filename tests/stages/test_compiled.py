@@ -47,9 +47,11 @@ def network():
     return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
 
 
-def gradient(forward, network, x):
+def gradient(forward, network, x, *, mixed=False):
     network.zero_grad()
-    forward(x).square().sum().backward()
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        outputs = forward(x)
+    outputs.float().square().sum().backward()
     return torch.cat([p.grad.flatten().clone() for p in network.parameters()])
 
 
@@ -67,11 +69,13 @@ def test_where_compilation_fails_the_plain_network_goes_on(monkeypatch, caplog):
     assert torch.equal(forward(x), network(x))
 
 
+@pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("factor", [float("nan"), float("inf"), 0.0, -1.0, 1.2])
-def test_a_compiled_network_with_wrong_gradients_is_not_used(monkeypatch, caplog, network, factor):
+def test_a_compiled_network_with_wrong_gradients_is_not_used(monkeypatch, caplog, network, factor, mixed):
     monkeypatch.setattr(torch, "compile", Compiler(factor, factor))
-    x = torch.randn(5, 4)
-    assert torch.equal(gradient(CompiledForward(network), network, x), gradient(network, network, x))
+    x = torch.randn(50, 4)
+    found = gradient(CompiledForward(network), network, x, mixed=mixed)
+    assert torch.equal(found, gradient(network, network, x, mixed=mixed))
     assert "torch.compile is not used: the" in caplog.text
     assert "CXX" in caplog.text
 
