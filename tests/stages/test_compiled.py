@@ -129,3 +129,11 @@ def test_without_gradients_nothing_is_checked_until_there_are_some(monkeypatch, 
     assert (compiler.calls, caplog.text) == (1, "")
     forward(x)
     assert "not used" in caplog.text
+
+
+def test_gradients_that_are_not_finite_without_a_compiler_are_not_its_fault(monkeypatch, caplog, network):
+    monkeypatch.setattr(torch, "compile", Compiler(2.0, 2.0))
+    with torch.no_grad():
+        network[0].weight[0, 0] = float("nan")
+    CompiledForward(network)(torch.randn(5, 4))
+    assert not caplog.text

@@ -69,7 +69,7 @@ class CompiledForward:
             with torch.autocast(_device(self._plain), enabled=False):
                 exact = self._gradient(self._plain, args, kwargs)
             plain = self._gradient(self._plain, args, kwargs)
-            if not plain.isfinite().all():  # nothing to compare with
+            if not (exact + plain).isfinite().all():  # nothing to compare with
                 return None
             compiled = self._gradient(forward, args, kwargs)
         if not compiled.isfinite().all():
