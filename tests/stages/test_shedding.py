@@ -229,8 +229,13 @@ def test_a_run_that_sheds_reports_in_the_full_networks_names(shed_run):
     searched, trained = facts["search"]["facts"], facts["train"]["facts"]
     assert searched["sheddings"] >= 1
     assert searched["left"] < 0.9
-    assert searched["spent"] <= 4.0
+    rows = [json.loads(line) for line in (result.path / "metrics.jsonl").read_text().splitlines()]
+    shares = [row["left"] for row in rows if row["stage"] == "search"]
+    assert len(shares) == searched["epochs"]
+    assert sum(shares) <= 4.0
     assert searched["epochs"] > searched["spent"]
+    averaged = 8 * 64 / 3 / (20 * 64)  # a forward of 8 of an epoch's 20 batches, for the statistics of averaged weights
+    assert searched["spent"] == pytest.approx(sum(shares) + averaged)
     posterior = load_file(result.path / "posterior.safetensors")
     network = pgnas.supernet(
         build_model(config.model, in_channels=1, num_classes=10, image_size=(8, 8), seed=0).module,
