@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from pgnas.stages.engine import own_randomness
+
 _logger = logging.getLogger(__name__)
 
 SLACK, FLOOR = 3.0, 0.05
@@ -54,7 +56,7 @@ class CompiledForward:
         wrong = self._wrong(self._forward, args, kwargs)
         if wrong is None:
             return self._forward
-        if next(self._plain.parameters()).device.type == "cpu":
+        if _device(self._plain) == "cpu":
             narrower = torch.compile(self._plain, dynamic=False, options=NARROWER)
             if self._wrong(narrower, args, kwargs) is None:
                 _logger.warning("torch.compile: vectors of 256 bits from here on; with wider ones %s", wrong)
@@ -100,7 +102,7 @@ def _device(network: nn.Module) -> str:
 def _as_before(network: nn.Module) -> Iterator[None]:
     """Give a network its buffers back, and the global generators their state."""
     buffers = {name: value.clone() for name, value in network.named_buffers()}
-    with torch.random.fork_rng():
+    with own_randomness():
         try:
             yield
         finally:
