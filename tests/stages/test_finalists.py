@@ -52,22 +52,22 @@ def test_the_best_ranked_begin_and_the_best_trained_one_is_chosen(whole):
     ranked = sorted(rows_of(whole, "candidates.jsonl"), key=lambda row: row["loss"])
     rows = rows_of(whole)
     first, last = [[row for row in rows if row["epochs"] == epochs] for epochs in (1, 3)]
-    assert [row["digest"] for row in first] == [row["digest"] for row in ranked[:4]]
-    assert {row["digest"] for row in last} == {row["digest"] for row in sorted(first, key=lambda row: row["loss"])[:2]}
+    assert [row["name"] for row in first] == [row["digest"] for row in ranked[:4]]
+    assert {row["name"] for row in last} == {row["name"] for row in sorted(first, key=lambda row: row["loss"])[:2]}
     winner, second = sorted(last, key=lambda row: row["loss"])
     chosen = Architecture.from_json(json.loads((whole / "architecture.json").read_text()))
-    assert chosen.digest == winner["digest"]
+    assert chosen.digest == winner["name"]
     with RunFolder.open(whole, writer=False) as folder:
         facts = folder.stage_facts("sample")
-    assert facts["runner_up"] == second["digest"]
+    assert facts["runner_up"] == second["name"]
     by_digest = {row["digest"]: row for row in ranked}
-    assert facts["val_best"] == by_digest[winner["digest"]]["accuracy"]  # as it was ranked, without training
+    assert facts["val_best"] == by_digest[winner["name"]]["accuracy"]  # as it was ranked, without training
 
 
 def test_training_helps_and_is_counted(whole):
     rows, ranked = rows_of(whole), {row["digest"]: row for row in rows_of(whole, "candidates.jsonl")}
     first = [row for row in rows if row["epochs"] == 1]
-    assert sum(row["loss"] < ranked[row["digest"]]["loss"] for row in first) >= 3
+    assert sum(row["loss"] < ranked[row["name"]]["loss"] for row in first) >= 3
     with RunFolder.open(whole, writer=False) as folder:
         spent = folder.stage_facts("sample")["finalists_spent"]
     assert 4 * 0.3 + 2 * 2 * 0.3 < spent <= 4 * 0.6 + 2 * 2 * 0.6  # of networks at 30 to 60 %
@@ -102,7 +102,7 @@ def test_killed_finals_end_as_whole_ones(whole, tmp_path, monkeypatch, after):
         stages.run(config, until="train")
     assert len(rows_of(out)) == after
     rows = (out / FINALISTS_NAME).read_text()
-    (out / FINALISTS_NAME).write_text('{"digest": []}\n' + rows)  # of another shape: passed over
+    (out / FINALISTS_NAME).write_text('{"name": []}\n' + rows)  # of another shape: passed over
     monkeypatch.setattr(finalists, "_train", lambda *args: calls.append(args) or train(*args))
     stages.run(config, until="train")
     assert len(calls) == 6  # nothing is trained twice
@@ -149,9 +149,7 @@ def test_a_number_of_finalists_that_makes_no_finals_is_refused(count):
 def test_a_finished_run_with_finals_has_a_runner_up_and_a_report(whole, tmp_path):
     out = shutil.copytree(whole, tmp_path / "run")
     result = stages.run(RunConfig(**SETTINGS, out=str(out)))
-    assert (
-        result["choice"]["runner_up"]["digest"] == sorted(rows_of(out)[-2:], key=lambda row: row["loss"])[1]["digest"]
-    )
+    assert result["choice"]["runner_up"]["digest"] == sorted(rows_of(out)[-2:], key=lambda row: row["loss"])[1]["name"]
     assert result["candidates"]["finalists"] == 4
     assert "The 4 best were told apart by training each for a short while." in (out / "report.html").read_text()
 

@@ -285,7 +285,11 @@ def ordered(candidates: Sequence[Candidate], *, by: RankBy = "accuracy") -> list
     def key(candidate: Candidate) -> tuple[float, ...]:
         score = candidate.score
         assert score is not None
-        worth = (-score.metric, score.loss) if by == "accuracy" else (score.loss, -score.metric)
-        return -score.count, *worth, candidate.counts.macs
+        return -score.count, *worth(score, by=by), candidate.counts.macs
 
     return sorted(candidates, key=key)
+
+
+def worth(score: Score, *, by: RankBy) -> tuple[float, float]:
+    """Sorts scores of the same examples, the best first."""
+    return (-score.metric, score.loss) if by == "accuracy" else (score.loss, -score.metric)

@@ -8,18 +8,20 @@ thrown away; the winner goes on with the supernet's weights as any winner does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pgnas.nn import extract_small
 from pgnas.progress import Progress, SilentReporter
-from pgnas.stages.candidates import Candidate, ordered
+from pgnas.stages.candidates import Candidate, ordered, worth
 from pgnas.stages.context import Context
 from pgnas.stages.epochs import run_epochs
 from pgnas.stages.phases import NetworkPhase
-from pgnas.stages.schedule import WarmRestarts
+from pgnas.stages.schedule import Schedule, WarmRestarts
 from pgnas.stages.training import Score, Store, recalibrate
 
 FINALISTS_NAME = "finalists.jsonl"
@@ -58,13 +60,25 @@ def rounds(count: int, epochs: int) -> Iterator[Round]:
         count, length = (count + 1) // 2, length * GROWTH
 
 
+@dataclass(frozen=True)
+class Finalist:
+    """One that takes part in finals.
+
+    Attributes:
+        name: Tells it from all others of the run, in the names of its checkpoints as well.
+        cost: An epoch of it, in epochs of the run's full network.
+        begin: Makes its training, from its first step on, of a checkpoints' name and a learning rate.
+    """
+
+    name: str
+    cost: float
+    begin: Callable[[str, Schedule], NetworkPhase]
+
+
 def hold_finals(
     run: Context, store: Store, ranked: Sequence[Candidate], calibration: Sequence[Any] | None
 ) -> tuple[Candidate, dict[str, Any]]:
     """Train the best candidates, round by round; the one that is best at the end, with the score it was ranked by.
-
-    A killed session's rounds are taken up from their checkpoints and ``finalists.jsonl``, where every candidate has a
-    row a round.
 
     Args:
         run: The run.
@@ -76,74 +90,96 @@ def hold_finals(
         The winner, and what the stage says of the finals.
     """
     config = run.config
-    finalists = ordered(ranked, by=config.rank_by)[: config.finalists]
-    known = _scored_before(run)
-    program = list(rounds(len(finalists), config.finalist_epochs))
-    total, done = sum(part.count * part.epochs for part in program), 0
-    left, spent = finalists, 0.0
-    run.progress.note(
-        f"finals: {len(finalists)} candidates are trained for {config.finalist_epochs} and more epochs each"
-    )
-    run.progress.stage("sample")  # anew, as the steps now to come are others
-    for part in program:
-        trained: list[Candidate] = []
-        for candidate in left[: part.count]:
-            digest = candidate.architecture.digest
-            score = known.get((digest, part.stop))
-            if score is None:
-                progress = _Part(run, done - (part.stop - part.epochs), total)
-                phase = _phase(run, candidate, program, calibration if part is program[0] else None)
-                score = _train(run, phase, _Quiet(store), progress, part.stop)
-                run.folder.append_line(FINALISTS_NAME, {"digest": digest, "epochs": part.stop, **asdict(score)})
-            trained.append(replace(candidate, score=score))
-            spent += part.epochs * run.recipe.cost(candidate.counts)
-            done += part.epochs
-        left = ordered(trained, by=config.rank_by)
-    for candidate in finalists:
-        run.folder.delete_checkpoints(_name(candidate))
-    by_digest = {candidate.architecture.digest: candidate for candidate in finalists}
+    by_digest = {candidate.architecture.digest: candidate for candidate in ordered(ranked, by=config.rank_by)}
+    finalists = [
+        Finalist(digest, run.recipe.cost(candidate.counts), functools.partial(_phase, run, candidate, calibration))
+        for digest, candidate in itertools.islice(by_digest.items(), config.finalists)
+    ]
+    left, spent = halve(run, store, finalists, epochs=config.finalist_epochs, lr=LR_SHARE * config.lr)
     facts: dict[str, Any] = {"finalists": len(finalists), "finalists_spent": spent}
     if len(left) > 1:
-        facts["runner_up"] = left[1].architecture.digest
-    return by_digest[left[0].architecture.digest], facts
+        facts["runner_up"] = left[1]
+    return by_digest[left[0]], facts
+
+
+def halve(
+    run: Context, store: Store, finalists: Sequence[Finalist], *, epochs: int, lr: float
+) -> tuple[list[str], float]:
+    """Train finalists round by round, those that score best going on.
+
+    A killed session's rounds are taken up from their checkpoints and ``finalists.jsonl``, where every finalist has a
+    row a round. Without torch.compile, as each is another network.
+
+    Args:
+        run: The run, on whose training images they are trained, and scored on its selection half by ``--rank-by``.
+        store: Keeps checkpoints.
+        finalists: Those of the first round, at least one.
+        epochs: Epochs of each in the first round.
+        lr: Peak learning rate of a round.
+
+    Returns:
+        The names of those of the last round, best first, and what all cost, in epochs of the full network.
+    """
+    known = _scored_before(run)
+    program = list(rounds(len(finalists), epochs))
+    total, done = sum(part.count * part.epochs for part in program), 0
+    left, spent = list(finalists), 0.0
+    run.progress.note(f"finals: {len(finalists)} candidates are trained for {epochs} and more epochs each")
+    run.progress.stage("sample")  # anew, as the steps now to come are others
+    for part in program:
+        scores: dict[str, Score] = {}
+        for finalist in left[: part.count]:
+            score = known.get((finalist.name, part.stop))
+            if score is None:
+                progress = _Part(run, done - (part.stop - part.epochs), total)
+                phase = finalist.begin(_name(finalist), _schedule(run, program, lr))
+                score = _train(run, phase, _Quiet(store), progress, part.stop)
+                run.folder.append_line(FINALISTS_NAME, {"name": finalist.name, "epochs": part.stop, **asdict(score)})
+            scores[finalist.name] = score
+            spent += part.epochs * finalist.cost
+            done += part.epochs
+        left = sorted(left[: part.count], key=lambda finalist: worth(scores[finalist.name], by=run.config.rank_by))
+    for finalist in finalists:
+        run.folder.delete_checkpoints(_name(finalist))
+    return [finalist.name for finalist in left], spent
+
+
+def _schedule(run: Context, program: Sequence[Round], lr: float) -> Schedule:
+    """A cosine a round."""
+    steps = run.steps_an_epoch
+    return WarmRestarts(lr, program[-1].stop * steps, 0, float(program[0].epochs * steps), float(GROWTH))
 
 
 def _phase(
-    run: Context, candidate: Candidate, program: Sequence[Round], calibration: Sequence[Any] | None
+    run: Context, candidate: Candidate, calibration: Sequence[Any] | None, name: str, schedule: Schedule
 ) -> NetworkPhase:
-    """The training of a candidate over all rounds, a cosine each, from the supernet's weights.
-
-    Without torch.compile, as each is another network.
-    """
+    """The training of a candidate from the supernet's weights."""
     small = extract_small(run.posterior, candidate.architecture, heads=True)
     run.engine.place(small.module)
     if calibration is not None:
         recalibrate(small.module, calibration, engine=run.engine)
-    steps = run.steps_an_epoch
-    first = float(program[0].epochs * steps)
-    schedule = WarmRestarts(LR_SHARE * run.config.lr, program[-1].stop * steps, 0, first, float(GROWTH))
-    return run.recipe.found_phase(small, {}, compiled=False, name=_name(candidate), schedule=schedule)
+    return run.recipe.found_phase(small, {}, compiled=False, name=name, schedule=schedule)
 
 
 def _train(run: Context, phase: NetworkPhase, store: Store, progress: Progress, stop: int) -> Score:
-    """Train a candidate up to the epoch ``stop``, from where its checkpoint is; its score."""
+    """Train a finalist up to the epoch ``stop``, from where its checkpoint is; its score."""
     epochs, seed = range(stop), run.config.seed
     run_epochs(phase, run.train_batches(), epochs=epochs, seed=seed, store=store, progress=progress)
     return run.score(phase.network, run.data.select)
 
 
-def _name(candidate: Candidate) -> str:
-    return f"finalist-{candidate.architecture.digest}"
+def _name(finalist: Finalist) -> str:
+    return f"finalist-{finalist.name}"
 
 
 def _scored_before(run: Context) -> dict[tuple[str, int], Score]:
-    """What a killed session has scored: digest and epochs to the score; a row of another shape is passed over."""
+    """What a killed session has scored: name and epochs to the score; a row of another shape is passed over."""
     known = {}
     for row in run.folder.read_lines(FINALISTS_NAME):
         values: Mapping[str, Any] = row
         with suppress(KeyError, TypeError, ValueError):
             score = Score(float(values["metric"]), float(values["loss"]), int(values["count"]))
-            known[str(values["digest"]), int(values["epochs"])] = score
+            known[str(values["name"]), int(values["epochs"])] = score
     return known
 
 
