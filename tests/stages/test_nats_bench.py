@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pgnas.architecture import Architecture
 from pgnas.cli import main
 from pgnas.errors import ConfigError, FileError
 from pgnas.stages.nats_bench import SizeBench, bench_size, supernet_share
 from pgnas.stages.nats_tables import SizeTable
-from pgnas.supernets.nats_size import size_macs
+from pgnas.supernets.nats_size import kept_widths, nats_size, size_macs
 
 WIDTHS = np.array(list(itertools.product(range(8, 65, 8), repeat=5)))
 
@@ -122,9 +123,45 @@ def test_a_search_ends_in_a_row_under_the_cap_and_a_rerun_repeats_nothing(path: 
     assert before == {run: (run / "posterior.safetensors").stat().st_mtime_ns for run in runs}
 
 
+def test_finals_choose_among_the_rows_that_the_best_candidates_stand_for(path: Path, tmp_path: Path) -> None:
+    settings = {"data": "digits", "table": path, "out": tmp_path / "bench", "caps": ("20%",), "seeds": (0,)}
+    settings |= {"width": 8, "image_size": 8, "epochs": 4, "candidates": 16}
+    (ranked,) = bench_size(SizeBench(**settings, finalists=0)).findings  # type: ignore[arg-type]
+    run = tmp_path / "bench" / "cap20-seed0"
+    assert not (run / "finalists.jsonl").exists()
+    assert ranked.finalists == (ranked.network.widths,)
+    (found,) = bench_size(SizeBench(**settings, finalists=4)).findings  # type: ignore[arg-type]
+    table, cap, standing = SizeTable(path), 0.2 * SizeTable(path).largest, []
+    candidates = [json.loads(line) for line in (run / "candidates.jsonl").read_text().splitlines()]
+    for row in sorted(candidates, key=lambda row: (row["loss"], -row["accuracy"], row["macs"])):
+        architecture = Architecture.from_json(row["architecture"])
+        widths = [8 * channels for channels in kept_widths(nats_size(width=8), architecture)]
+        standing.append(table.nearest(widths, cap, use=size_macs(widths)).widths)
+    assert found.finalists == tuple(dict.fromkeys(standing))[:4]
+    assert found.finalists[0] == ranked.network.widths
+    rows = [json.loads(line) for line in (run / "finalists.jsonl").read_text().splitlines()]
+    assert [row["epochs"] for row in rows] == [1] * 4 + [3] * 2
+    first, last = ({row["name"]: row["loss"] for row in rows if row["epochs"] == epochs} for epochs in (1, 3))
+    assert set(last) == set(sorted(first, key=first.__getitem__)[:2])
+    assert "-".join(map(str, found.network.widths)) == min(last, key=last.__getitem__)
+    assert found.seconds > ranked.seconds
+    assert bench_size(SizeBench(**settings, finalists=4)).findings == (found,)  # type: ignore[arg-type]
+    assert len((run / "finalists.jsonl").read_text().splitlines()) == 6  # a rerun trains nothing again
+
+
 @pytest.mark.parametrize(
     "settings",
-    [{"width": 12}, {"caps": ()}, {"caps": ("2M",)}, {"seeds": (1, 1)}, {"caps": ("0.1%",)}, {"caps": ("20%", "20 %")}],
+    [
+        {"width": 12},
+        {"caps": ()},
+        {"caps": ("2M",)},
+        {"seeds": (1, 1)},
+        {"caps": ("0.1%",)},
+        {"caps": ("20%", "20 %")},
+        {"finalists": 1},
+        {"finalists": -1},
+        {"finalist_epochs": 0},
+    ],
 )
 def test_settings_outside_are_refused_before_anything_is_made(
     path: Path, tmp_path: Path, settings: dict[str, object]

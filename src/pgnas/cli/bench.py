@@ -40,6 +40,8 @@ def nats_size(
     image_size: Annotated[int, _WHOLE] = 16,
     epochs: Annotated[int, _WHOLE] = 8,
     candidates: Annotated[int, _WHOLE] = 64,
+    finalists: Annotated[int, _WHOLE] = 4,
+    finalist_epochs: Annotated[int, _WHOLE] = 1,
     precision: Precision = "auto",
 ) -> None:
     """Search NATS-Bench's size space under caps on the flops; print the true accuracy of what was found.
@@ -57,10 +59,13 @@ def nats_size(
         image_size: Side in pixels of the images in the search.
         epochs: Epochs of a search.
         candidates: Architectures drawn and ranked.
+        finalists: At most so many of their rows are told apart by training them, half of these for longer; 0: none.
+        finalist_epochs: Epochs of each in the first round.
         precision: Number format of the forward pass: auto, fp32, bf16 or fp16.
     """
     given: dict[str, Any] = {"caps": caps, "seeds": seeds, "width": width, "image_size": image_size}
     given |= {"epochs": epochs, "candidates": candidates, "column": column, "precision": precision}
+    given |= {"finalists": finalists, "finalist_epochs": finalist_epochs}
     with reporter() as progress:
         from pgnas.stages.nats_bench import SizeBench, bench_size
 

@@ -11,7 +11,6 @@ from pgnas.nn import measure
 from pgnas.nn.timing import latency
 from pgnas.seeds import derive_seed
 from pgnas.stages.context import Context
-from pgnas.stages.phases import NetworkPhase
 from pgnas.stages.searching import spent
 from pgnas.stages.store import FolderStore
 from pgnas.supernets import build_model, uniform_width
@@ -67,13 +66,10 @@ def _train(run: Context, name: str) -> dict[str, Any]:
     epochs = max(1, round(total_compute(run) / (counts.macs * images)))
     store = FolderStore(run.folder, f"baseline-{name}")
     run.engine.place(network)
-    phase = NetworkPhase(
+    phase = run.recipe.plain_phase(
         network,
         name=f"baseline-{name}",
-        engine=run.engine,
         schedule=run.recipe.stretched_schedule(epochs),
-        loss=run.recipe.loss,
-        weight_decay=run.recipe.found_weight_decay,
         compiled=run.compile_choice(f"baseline-{name}", run.recipe.planned_macs(counts, epochs)),
     )
     try:

@@ -237,6 +237,25 @@ class Recipe:
             pace=pace,
         )
 
+    def plain_phase(self, network: nn.Module, *, name: str, schedule: Schedule, compiled: bool = False) -> NetworkPhase:
+        """The phase that trains any other network, on the engine's device, as the run's found one is trained.
+
+        Args:
+            network: The network.
+            name: Names its checkpoints and rows.
+            schedule: Learning rate.
+            compiled: Whether to compile the forward pass.
+        """
+        return NetworkPhase(
+            network,
+            name=name,
+            engine=self.engine,
+            schedule=schedule,
+            loss=self.loss,
+            weight_decay=self.found_weight_decay,
+            compiled=compiled,
+        )
+
     def draw(self, supernet: Supernet) -> list[Candidate]:
         """The candidates; the same for the same seed and posterior."""
         return draw(
