@@ -41,8 +41,8 @@ $(DOCS): pyproject.toml $(MADE)
 demo: $(RUNTIME)  ## search a multi-branch ResNet on the handwritten digits under 40 % of its MACs
 	$(BIN)/pgnas run --model multibranch-resnet --data digits --out runs/demo --max-macs 40% --seed 0 $(ARGS)
 
-test: $(DEV)  ## run the tests (ARGS='-k name' chooses)
-	$(BIN)/python -m pytest -q $(ARGS)
+test: $(DEV)  ## run the tests, a process a core (ARGS='-k name' chooses)
+	$(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist loadscope $(ARGS)
 
 check: $(DEV)  ## lint, format, types, layers
 	$(BIN)/ruff check .
