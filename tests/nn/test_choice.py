@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -20,6 +21,7 @@ from pgnas.stages.inspection_tables import sections
 
 from .networks import generator, images, randomise
 from .test_extract import require_theorem
+from .test_shedding import both, closings, require_same, spread_logits
 
 
 def edge(channels: int) -> nn.Module:
@@ -258,3 +260,58 @@ def test_the_expected_cost_of_widths_within_operations_is_counted() -> None:
         kept |= {"1": (option,), **{name: () for name, own in inside.items() if own != option}}
         architecture = Architecture(gated.gates.sizes, kept)
         assert cost.count(gated.gates.mask(architecture)) == gated.count(architecture).macs
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_channels_that_leave_around_operations_change_no_output_and_no_gradient(streams: bool) -> None:
+    gated = cells("channel", streams=streams)
+    spread_logits(gated)
+    macs = []
+    for closed in closings(gated)[1::2]:
+        whole, shed = both(gated, closed)
+        macs.append(shed.counts.macs)
+        x, noise = images(batch=4), torch.rand(4, gated.gates.units, generator=generator(2), dtype=torch.float64)
+        outputs = [network.train()(x, noise=noise) for network in (whole, shed)]
+        require_same(outputs[1].detach(), outputs[0].detach())
+        for output in outputs:
+            output.sin().sum().backward()
+        for found, wanted in zip(shed.gates.parameters(), whole.gates.parameters(), strict=True):
+            torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-6, atol=1e-9)
+        with torch.no_grad():
+            require_same(shed.eval()(x), whole.eval()(x))
+    assert min(macs) < gated.count(gated.open()).macs
+
+
+class Nested(nn.Module):
+    """A convolution that is one option of an operation that may be dropped as a whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        inner = pgnas.OneOf({"conv": nn.Conv2d(4, 4, 3, padding=1), "skip": nn.Identity()})
+        self.stem, self.side, self.fc = nn.Conv2d(3, 4, 1), pgnas.AnyOf({"inner": inner}), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.fc((x + self.side(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("granularity", ["channel", "operation"])
+def test_weights_inside_operations_count_by_the_probability_that_they_are_used(granularity: str) -> None:
+    """The sum of pi * |w|^2 over units is the expected squared norm of the weights in use, over every open gate."""
+    gated = supernet(randomise(Nested()).double(), images(), granularity).double()  # type: ignore[arg-type]
+    spread_logits(gated)
+    probabilities, expected, masses = torch.sigmoid(gated.gates.logits()), 0.0, 0.0
+    conv, fc = gated.body.get_submodule("side.inner.conv"), gated.body.fc
+    for bits in itertools.product((False, True), repeat=gated.gates.units):
+        kept = torch.tensor(bits)
+        mass = math.exp(gated.gates.log_prob(kept))
+        parts = gated.gates.split(kept.double())
+        used = parts["side"][0] * parts["side.inner"][0]
+        reads = parts.get("side.inner.conv", torch.ones(4)), parts.get("fc", torch.zeros(4))
+        norms = conv.weight.square().sum((0, 2, 3)), fc.weight.square().sum(0)
+        expected += mass * float((used * (reads[0] * norms[0]).sum() + (reads[1] * norms[1]).sum()).detach())
+        masses += mass
+    assert masses == pytest.approx(1.0)
+    assert float((probabilities * gated.weight_sq()).sum().detach()) == pytest.approx(expected, rel=1e-5)
+    whole, shed = both(gated, torch.zeros(gated.gates.units, dtype=torch.bool))
+    torch.testing.assert_close(shed.weight_sq(), whole.weight_sq())

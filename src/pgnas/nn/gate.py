@@ -310,9 +310,9 @@ class Gates(nn.Module):
 
     @torch.no_grad()
     def clamp_(self, bound: float) -> None:
-        """Keep every logit within [-bound, bound], where its sigmoid still has a gradient."""
+        """Keep every logit within [-bound, bound], where its sigmoid still has a gradient, unless closed for good."""
         for parameter in self.parameters():
-            parameter.clamp_(-bound, bound)
+            parameter.copy_(torch.where(parameter > CLOSED / 2, parameter.clamp(-bound, bound), parameter))
 
     def fix_(self, keep: float) -> None:
         """As :meth:`fill_`, for good: the logits take no gradient; ``keep`` 1 opens every gate for certain."""

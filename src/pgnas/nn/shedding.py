@@ -14,7 +14,7 @@ from pgnas.nn.gated_layer import input_weight_sq, insert_gates
 from pgnas.nn.liveness import Plan, make_plan, site_masks
 from pgnas.nn.rebuild import Builder
 from pgnas.nn.shaping import Shaper, by_share
-from pgnas.nn.supernet import Supernet, add_inside, stream_keep
+from pgnas.nn.supernet import Supernet, stream_keep
 
 
 def plan_without(full: Supernet, closed: Tensor) -> Plan:
@@ -83,7 +83,9 @@ class ShedSupernet(nn.Module):
             padded = nn.functional.pad(values, (0, 1), value=1.0)  # -1: no stream gate
             both = zip(masks, streams, strict=True)
             masks = [mask if units is None else mask * padded[:, units] for mask, units in both]
-        return self.body(*inputs, masks + list(site_masks(self._operations, self.gates.split(values)).values()))
+        operations = site_masks(self._operations, self.gates.split(values)).values()
+        # An operation's channels share its gate, however many are left of them.
+        return self.body(*inputs, masks + [mask[..., :1] for mask in operations])
 
     def _units(self) -> list[Tensor]:
         """The unit of every input channel of each gated layer."""
@@ -104,8 +106,9 @@ class ShedSupernet(nn.Module):
         for name, units, streams in zip(self._layers, self._units(), self._streams(), strict=True):
             norms = input_weight_sq(self.body.get_submodule(name)).to(total)
             norms = norms if streams is None else norms * stream_keep(logits, streams)
+            norms = norms * self.full.use(name, logits)
             total = total.index_add(0, units[:: len(units) // len(norms)], norms)
-        return add_inside(total, self.body, self.full.inside, self.gates.first_units())
+        return self.full.add_inside(total, self.body, logits)
 
     def weight_parameters(self) -> list[nn.Parameter]:
         """The remaining network's own parameters, without the logits."""

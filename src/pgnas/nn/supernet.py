@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -25,9 +25,6 @@ from pgnas.nn.liveness import Extend, Plan, make_plan, site_masks
 from pgnas.nn.macs import Counted
 from pgnas.nn.prices import Prices, mac_prices, parameter_prices
 from pgnas.nn.sites import SearchSpace, Ungated
-
-Inside = list[tuple[str, int, str]]
-"""(gate, option, layer) for layers inside operations."""
 
 
 @dataclass(frozen=True)
@@ -247,8 +244,9 @@ class Supernet(nn.Module):
     def weight_sq(self) -> Tensor:
         """Squared norm of the weights read through each unit, shape (U,), with gradient; the paper's prior needs it.
 
-        For an operation, of its layers that have no gate of their own. Weights behind a stream gate as well count by
-        the probability that it is open, at the layer's own unit: so their share of the KL is that of E_q of both.
+        For an operation, of its layers that have no gate of their own. Weights behind other gates as well, a stream's
+        or those of the operations that they are part of, count by the probability that these are open, at the layer's
+        own unit: so their share of the KL is that of E_q of all of them.
         """
         logits = self.gates.logits()
         total = logits.new_zeros(logits.shape)
@@ -259,8 +257,40 @@ class Supernet(nn.Module):
             by_group = getattr(layer, "groups", 1) > 1
             unit = first[site.gate] + torch.arange(len(norms)) if by_group else site.units(first)
             norms = norms * stream_keep(logits, site.stream_units(first, without=-1)) if site.streams else norms
-            total = total.index_add(0, unit.to(total.device), norms)
-        return add_inside(total, self.body, self.inside, first)
+            total = total.index_add(0, unit.to(total.device), norms * self.use(site.layer, logits))
+        return self.add_inside(total, self.body, logits)
+
+    def use(self, layer: str, logits: Tensor) -> Tensor:
+        """The probability that all operations that a layer is part of are open, a scalar; from all keep logits (U,)."""
+        return self._all_open(self._around[layer], logits)
+
+    def add_inside(self, total: Tensor, body: nn.Module, logits: Tensor) -> Tensor:
+        """Add to the innermost operation's unit of ``total``, (U,), the weights inside it that no gate reads.
+
+        Args:
+            total: Squared norms.
+            body: The supernet's body, or what is left of it.
+            logits: All keep logits, (U,): the operation may be part of others.
+        """
+        there = dict(body.named_modules())
+        for name in self.inside:
+            if name in there:
+                innermost, *others = self._around[name]
+                norm = input_weight_sq(there[name]).sum().to(total) * self._all_open(others, logits)
+                total = total.index_add(0, torch.tensor([innermost], device=total.device), norm[None])
+        return total
+
+    @cached_property
+    def _around(self) -> dict[str, list[int]]:
+        """For every gated layer, and those inside operations, the units of these, the innermost first."""
+        first, operations = self.gates.first_units(), self.space.operations
+        units = {site.layer: first[site.gate] + site.option for site in operations if site.option is not None}
+        innermost_first = sorted(units, key=len, reverse=True)
+        layers = (*(site.layer for site in self.space.sites), *self.inside)
+        return {name: [units[o] for o in innermost_first if f"{name}.".startswith(f"{o}.")] for name in layers}
+
+    def _all_open(self, units: Sequence[int], logits: Tensor) -> Tensor:
+        return torch.sigmoid(logits[list(units)]).prod()
 
     @property
     def report(self) -> SupernetReport:
@@ -279,24 +309,9 @@ def stream_keep(logits: Tensor, units: Tensor) -> Tensor:
     return nn.functional.pad(torch.sigmoid(logits), (0, 1), value=1.0)[units.to(logits.device)]
 
 
-def add_inside(total: Tensor, body: nn.Module, inside: Inside, first: Mapping[str, int]) -> Tensor:
-    """Add to each operation's unit of ``total``, (U,), the squared norm of the weights inside it that no gate reads."""
-    there = dict(body.named_modules())
-    for gate, option, name in inside:
-        if name in there:
-            unit = torch.tensor([first[gate] + option], device=total.device)
-            total = total.index_add(0, unit, input_weight_sq(there[name]).sum().to(total)[None])
-    return total
-
-
-def _ungated_inside(body: nn.Module, space: SearchSpace) -> Inside:
-    """(gate, option, layer) for every layer without a gate of its own inside an operation that has one."""
+def _ungated_inside(body: nn.Module, space: SearchSpace) -> tuple[str, ...]:
+    """Every layer without a gate of its own that is part of an operation that has one."""
     gated = {site.layer for site in space.sites}
     layers = [name for name, m in body.named_modules() if isinstance(m, Counted) and name not in gated]
-    found = {
-        (site.gate, site.option, name): None
-        for site in space.operations
-        for name in layers
-        if site.option is not None and f"{name}.".startswith(f"{site.layer}.")
-    }
-    return list(found)
+    operations = [f"{site.layer}." for site in space.operations if site.option is not None]
+    return tuple(name for name in layers if f"{name}.".startswith(tuple(operations)))
