@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 import pgnas
-from pgnas.errors import ModelError
+from pgnas import stages
+from pgnas.config import RunConfig
+from pgnas.errors import ConfigError
 from pgnas.nn.shaping import Shaper
 from pgnas.nn.stopwatch import measure_device
 from pgnas.stages.candidates import Candidate, Fitter, best, draw, ordered, rank
@@ -179,7 +181,10 @@ def test_operations_are_exchanged_by_the_least_loss_of_probability_for_what_is_s
     cheapest = supernet.count(type(dear)(dear.sizes, {"1": (0,), "3": (0,)})).macs
     drawn = draw(supernet, 9, {"macs": cheapest}, generator=generator())
     assert [c.architecture.kept for c in drawn] == [{"1": (0,), "3": (0,)}]
-    with pytest.raises(ModelError, match="cheapest operations"):
+    Fitter(supernet, {"macs": cheapest}, Shaper(supernet)).require_reachable()
+    with pytest.raises(ConfigError, match="cheapest operations"):
+        Fitter(supernet, {"macs": cheapest - 1}, Shaper(supernet)).require_reachable()
+    with pytest.raises(ConfigError, match="cheapest operations"):
         draw(supernet, 9, {"macs": cheapest - 1}, generator=generator())
 
 
@@ -190,3 +195,41 @@ def test_channels_are_closed_where_no_cheaper_operation_is_left(chooser):
     for candidate in draw(supernet, 6, {"macs": cap}, generator=generator()):
         assert candidate.counts.macs <= cap
         assert all(len(candidate.architecture.kept[name]) == 1 for name in ("1", "3"))
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.side, self.fc = nn.Conv2d(1, 6, 3), nn.Conv2d(6, 6, 3, padding=1), nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.fc((x + self.side(x)).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", ["macs", "params"])
+def test_a_cap_below_what_has_no_gate_is_refused_and_one_at_it_is_met(kind):
+    supernet = pgnas.supernet(Residual(), torch.randn(2, 1, 6, 6), exclude=["fc"])
+    least = getattr(
+        supernet.count(supernet.gates.architecture(torch.zeros(supernet.gates.units, dtype=torch.bool))), kind
+    )
+    assert least > 0
+    for candidate in draw(supernet, 6, {kind: least}, generator=generator()):
+        assert getattr(candidate.counts, kind) <= least
+    for refused in (
+        lambda caps: draw(supernet, 6, caps, generator=generator()),
+        lambda caps: Fitter(supernet, caps, Shaper(supernet)).require_reachable(),
+    ):
+        with pytest.raises(ConfigError, match=f"--max-{kind} must leave room for layers without gates .* {least:,}"):
+            refused({kind: least - 1})
+
+
+def test_a_run_that_cannot_meet_its_cap_is_refused_before_the_search(tmp_path):
+    out = tmp_path / "run"
+    config = RunConfig(
+        model="multibranch-resnet:width=4,blocks=1,stages=1", data="digits", out=str(out), max_macs="4%",
+        exclude=("blocks.*.skip.*", "classifier"),
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="--max-macs must leave room"):
+        stages.run(config)
+    assert not out.exists()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pgnas.architecture import Architecture
 from pgnas.config import RankBy
-from pgnas.errors import ModelError
+from pgnas.errors import ConfigError
 from pgnas.nn import Counts, Supernet, extract_small
 from pgnas.nn.cost import CostName, count_plan
 from pgnas.nn.shaping import Shaper
@@ -145,12 +145,38 @@ class Fitter:
 
         closed = self._closings(lambda count: self._fits(closing(count)), len(order)) if self._caps else 0
         shaped = closing(closed)
+        if self._caps and closed == len(order) and not self._fits(shaped):  # the operations cost too much by themselves
+            shaped, more = self._exchange(shaped)
+            exchanged += more
+            self._require_fit(shaped)
         if closed and self._shaper.round_to > 1:
             shaped = self._fill(shaped, order[:closed])
             closed = int((~shaped[order[:closed]]).sum())
         counts, latency = self._costs(shaped)
         architecture = self._supernet.gates.architecture(shaped)
         return Candidate(architecture, counts, is_mode, closed + exchanged, latency=latency)
+
+    def require_reachable(self, flag: str = "--max-{}") -> None:
+        """Check that what no gate and no choice can drop leaves room under the caps.
+
+        Args:
+            flag: The option by which a cost, put into it by name, was capped.
+
+        Raises:
+            ConfigError: It does not.
+        """
+        least = self._supernet.gates.mode().cpu()
+        least[: self._supernet.gates.free] = False
+        self._require_fit(self._exchange(self._shaper.shape(least))[0], flag)
+
+    def _require_fit(self, kept: Tensor, flag: str = "--max-{}") -> None:
+        for share, (kind, cap) in zip(self._shares(kept), self._caps.items(), strict=True):
+            if share > 1.0:
+                least = f"{1e3 * share * cap:.3g} ms" if kind == "latency" else f"{round(share * cap):,}"
+                given = f"{1e3 * cap:.3g} ms" if kind == "latency" else f"{round(cap):,}"
+                rule = f"must leave room for layers without gates and the cheapest operations, {least}"
+                remedy = "raise the cap, or exclude fewer layers"
+                raise ConfigError(flag.format(kind), rule, value=given, remedy=remedy)
 
     def _fill(self, shaped: Tensor, closed: Tensor) -> Tensor:
         """Open again what fits, the most probable first, group by group until the next units of each are too many.
@@ -175,11 +201,7 @@ class Fitter:
         return shaped
 
     def _exchange(self, kept: Tensor) -> tuple[Tensor, int]:
-        """Exchange options for cheaper ones until the caps are met or there are none; how many exchanges it took.
-
-        Raises:
-            ModelError: There is nothing else to close, and the cheapest operations are over a cap.
-        """
+        """Exchange options for cheaper ones until the caps are met or there are none; how many exchanges it took."""
         gates = self._supernet.gates
         choices, choice = gates.choices(), gates.choice_of_unit()
         if not self._caps or choices is None or choice is None:
@@ -196,8 +218,6 @@ class Fitter:
                 price = float(scores[old] - scores[unit]) / saved if saved > 0 else math.inf
                 if saved > 0 and (best is None or price < best[0]):
                     best = price, other
-            if best is None and not kept[: gates.free].any():
-                raise ModelError("the caps", "must allow the cheapest operations", remedy="raise them")
             if best is None:
                 break
             kept, exchanged = best[1], exchanged + 1
@@ -209,10 +229,10 @@ class Fitter:
         return sum(max(0.0, share - 1.0) for share in costs)
 
     def _closings(self, fits: Callable[[int], bool], units: int) -> int:
-        """The fewest closings that fit, searched from where the fit before ended (nothing kept costs nothing)."""
+        """The fewest closings that fit, or all, searched from where the fit before ended."""
         if fits(0):
             return 0
-        low, high = 0, units  # low does not fit, high does
+        low, high = 0, units  # low does not fit; high does, if anything does
         guess, step = self._closed, max(1, self._closed // 16)
         while low < guess < high and (low == 0 or high == units):
             if fits(guess):

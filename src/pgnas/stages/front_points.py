@@ -17,8 +17,10 @@ from pgnas.architecture import Architecture
 from pgnas.config import RunConfig
 from pgnas.errors import ConfigError, RunFolderError
 from pgnas.nn import Supernet, extract_small
+from pgnas.nn.shaping import Shaper
 from pgnas.run_folder import RunFolder, SharedFolder
 from pgnas.run_folder.tensors import load_tensors
+from pgnas.stages.candidates import Fitter
 from pgnas.stages.context import START_NAME, Context
 from pgnas.stages.front_settings import FrontSettings
 from pgnas.stages.phases import LOGIT_BOUND
@@ -48,7 +50,9 @@ def targets_of(run: Context, settings: FrontSettings) -> dict[str, float]:
         if share > 1 or share * full < 1:
             rule = f"must lie between 1 and the network's {full:,}"
             raise ConfigError("--caps", rule, value=cap, remedy="change the cap")
-        copy.deepcopy(run.posterior).retarget_(settings.cost, share)  # refused before any network is trained
+        # Refused before any network is trained.
+        Fitter(run.posterior, {settings.cost: share * full}, Shaper(run.posterior)).require_reachable("--caps")
+        copy.deepcopy(run.posterior).retarget_(settings.cost, share)
     return targets
 
 

@@ -152,6 +152,8 @@ def _check(context: Context, name: str) -> None:
         context.data  # noqa: B018
         context.caps  # noqa: B018
         context.supernet  # noqa: B018
+        if name == "search":
+            context.recipe.require_reachable(context.supernet)
         if name != "search":
             context.posterior  # noqa: B018
         if name in ("extract", *_AFTER_EXTRACTION):

@@ -18,7 +18,7 @@ from pgnas.nn.auxiliary import Headed
 from pgnas.nn.cost import CostName
 from pgnas.nn.shaping import PickRule, Shaper, by_share, by_time
 from pgnas.seeds import derive_seed
-from pgnas.stages.candidates import Candidate, Caps, draw
+from pgnas.stages.candidates import Candidate, Caps, Fitter, draw
 from pgnas.stages.engine import Engine, compile_worth
 from pgnas.stages.phases import NetworkPhase, PosteriorPhase, PosteriorSettings
 from pgnas.stages.schedule import CosineSchedule, MultistepSchedule, Schedule, WarmRestarts, cosine_schedule
@@ -266,6 +266,14 @@ class Recipe:
             shaper=self.shaper(supernet),
             with_mode=self.config.fixed_drop is None,  # at a fixed rate the mode is the full network, or nothing
         )
+
+    def require_reachable(self, supernet: Supernet) -> None:
+        """Check that some architecture meets the caps.
+
+        Raises:
+            ConfigError: None does: what has no gate is over a cap.
+        """
+        Fitter(supernet, self.caps, Shaper(supernet)).require_reachable()
 
     def shaper(self, supernet: Supernet) -> Shaper:
         """What makes candidates easy on hardware, as the settings say."""

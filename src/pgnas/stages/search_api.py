@@ -156,7 +156,7 @@ def search(
         timings,
         None if max_latency is None else trained.measured().network,
     )
-    recipe.caps  # noqa: B018 - checked before any long work
+    recipe.require_reachable(trained)  # checked before any long work
     searcher = _Searcher(recipe, trained, train_loader, val_loader, progress or SilentReporter(), recalibrate_norms)
     momentum = searcher.learn()
     ranked = searcher.rank()
