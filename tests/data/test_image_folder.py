@@ -192,24 +192,40 @@ KINDS = ["empty", "truncated", "text", "postscript", "pipe", "lost link", "link 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_broken_image_in_a_hundred_is_skipped_and_named(folder, tmp_path, kind):
-    folder(tmp_path, count=50, size=(4, 4))
+@pytest.mark.parametrize("count", [10, 50])
+def test_a_broken_image_is_named_or_left_out(folder, tmp_path, complaint, kind, count):
+    folder(tmp_path, count=count, size=(4, 4))
     whole = load(tmp_path)
     spoil(tmp_path / "dog" / "007.png", kind)
-    data = load(tmp_path)
-    assert sum(map(len, (data.train, data.select, data.estimate, data.test))) == 99
+    for spec in (tmp_path, f"folder:{tmp_path}", f"folder:{tmp_path}:broken=refuse"):
+        message = complaint(lambda spec=spec: load(spec))
+        assert f"got 1 of {2 * count}: dog/007.png (" in message
+        assert message.endswith("or leave them out: folder:PATH:broken=skip")
+    data = load(f"folder:{tmp_path}:broken=skip")
+    assert sum(map(len, (data.train, data.select, data.estimate, data.test))) == 2 * count - 1
     assert data.fingerprint != whole.fingerprint
     assert data.preprocessing.channels == 3
     assert any("1 image skipped" in note and "dog/007.png" in note for note in data.notes)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_more_broken_images_are_an_error(folder, tmp_path, complaint, kind):
+def test_left_out_images_are_left_out_of_their_own_split(folder, tmp_path):
+    folder(tmp_path / "train")
+    folder(tmp_path / "test", count=3)
+    for path in (tmp_path / "train" / "cat" / "004.png", tmp_path / "test" / "dog" / "001.png"):
+        spoil(path, "truncated")
+    data = load(f"folder:{tmp_path}:broken=skip")
+    assert data.test.labels.tolist() == [0, 0, 0, 1, 1]
+    assert torch.equal(data.test.images[4], pixels_of(tmp_path / "test" / "dog" / "002.png"))
+    assert sum(map(len, (data.train, data.select, data.estimate))) == 19
+    assert any("2 images skipped" in note for note in data.notes)
+
+
+@pytest.mark.parametrize("kind", ["empty", "truncated"])
+def test_images_that_are_all_broken_are_no_data(folder, tmp_path, complaint, kind):
     folder(tmp_path)
-    spoil(tmp_path / "dog" / "007.png", kind)
-    message = complaint(lambda: load(tmp_path))
-    assert "1 of 20" in message
-    assert "dog/007.png" in message
+    for path in tmp_path.glob("*/*.png"):
+        spoil(path, kind)
+    assert "must hold readable images" in complaint(lambda: load(f"folder:{tmp_path}:broken=skip"))
 
 
 def test_a_huge_image_is_broken(folder, image, tmp_path, complaint, monkeypatch):
@@ -217,7 +233,9 @@ def test_a_huge_image_is_broken(folder, image, tmp_path, complaint, monkeypatch)
     image(tmp_path / "dog" / "huge.png", size=(15, 10))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     filters = list(warnings.filters)
-    assert any("huge.png (more than 100 pixels)" in note for note in load(tmp_path).notes)
+    assert "huge.png (more than 100 pixels)" in complaint(lambda: load(tmp_path))
+    notes = load(f"folder:{tmp_path}:broken=skip").notes
+    assert any("huge.png (more than 100 pixels)" in note for note in notes)
     image(tmp_path / "dog" / "huger.png", size=(30, 30))
     assert "huger.png (more than 100 pixels)" in complaint(lambda: load(tmp_path))
     assert warnings.filters == filters

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from pgnas.data.fetching import Files
-from pgnas.data.folder import broken_skipped, cut, disk_augmentation
-from pgnas.data.inspection import Inspection, counted, inspect_images, shown
+from pgnas.data.folder import cut, disk_augmentation
+from pgnas.data.inspection import Inspection, broken_skipped, counted, inspect_images, shown
 from pgnas.data.packed import PackedPaths
 from pgnas.data.pipelines import Pipeline
 from pgnas.data.scanning import ClassFiles, class_files
@@ -66,7 +66,8 @@ def read_clips(request: Request) -> RawData:
     found = class_files(request.path)
     clips = _grouped(request.path, found)
     headers = inspect_images(request.path, clips.paths, whole=True)
-    notes = broken_skipped(request, clips.paths, headers.broken)
+    skip = bool(request.options.get("broken"))
+    notes = broken_skipped(request.path, clips.paths, headers.broken, skip=skip)
     good = torch.tensor(_good_clips(request.path, clips, headers), dtype=torch.int64)
     if not len(good):
         raise DataError(f"folder {shown(request.path)}", "must hold readable clips", value="none", remedy="check it")
@@ -78,7 +79,7 @@ def read_clips(request: Request) -> RawData:
         clips.starts,
         request.options.get("frames", _FRAMES),
         Pipeline(headers.channels, height, width, as_stored=stored),
-        skip_broken=bool(request.options.get("broken")),
+        skip_broken=skip,
     )
     train, test, validation = cut(StreamedSplit(files, good, clips.labels[good]), good, clips.counts)
     notes = [*([note] if note else []), *notes, f"{counted(len(good), 'clip')} read from disk while they are used"]

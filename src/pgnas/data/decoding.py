@@ -17,18 +17,16 @@ from pgnas.data.inspection import (
     SIXTEEN_BIT,
     Inspection,
     attempt,
-    counted,
+    broken_skipped,
     in_threads,
     inspect_images,
-    listed,
     quiet_pillow,
-    refuse_broken,
+    require_readable,
     shown,
 )
 from pgnas.data.memory import require_memory
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-_BROKEN_SHARE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +45,12 @@ class Decoded:
 
 
 def decode_images(
-    root: str, paths: Sequence[str], image_size: int | None, headers: Inspection | None = None
+    root: str,
+    paths: Sequence[str],
+    image_size: int | None,
+    headers: Inspection | None = None,
+    *,
+    skip_broken: bool = False,
 ) -> Decoded:
     """Decode the images ``root/path``.
 
@@ -60,13 +63,15 @@ def decode_images(
         image_size: Side of the square to which the centre square of each image is resized (bilinear, antialiased);
             ``None``: as they are if all have one size, else 224.
         headers: Of the images, if they were inspected already.
+        skip_broken: Leave out broken images, and note it.
 
     Raises:
-        DataError: More than 1 % of the images are broken, or they do not fit in memory.
+        DataError: An image is broken, unless those are left out, or none is readable, or they do not fit in memory.
     """
     found = headers or inspect_images(root, paths)
-    broken, repair = dict(found.broken), "repair or remove them"
-    refuse_broken(root, paths, broken, share=_BROKEN_SHARE, remedy=repair)
+    broken = dict(found.broken)
+    broken_skipped(root, paths, broken, skip=skip_broken)
+    require_readable(root, len(found.good))
     (width, height), note = found.target_size(image_size)
     channels = found.channels
     require_memory(f"folder {shown(root)}", (len(paths), channels, height, width))
@@ -79,14 +84,13 @@ def decode_images(
         for i, trouble in zip(found.good, in_threads(decode, list(found.good)), strict=True):
             if trouble is not None:
                 broken[i] = trouble
-    refuse_broken(root, paths, broken, share=_BROKEN_SHARE, remedy=repair)
-    notes = [note] if note else []
+    skipped = broken_skipped(root, paths, broken, skip=skip_broken)
+    require_readable(root, len(paths) - len(broken))
     images, kept = torch.from_numpy(pixels), torch.arange(len(paths))
     if broken:
-        notes.append(f"{counted(len(broken), 'image')} skipped, unreadable: {listed(paths, broken)}")
         kept = torch.tensor([i for i in range(len(paths)) if i not in broken], dtype=torch.int64)
         images = images[kept]
-    return Decoded(images, kept, tuple(notes))
+    return Decoded(images, kept, (*([note] if note else []), *skipped))
 
 
 def open_image(path: str, mode: str) -> Image.Image:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pgnas.data.decoding import decode_images
 from pgnas.data.fetching import Files
-from pgnas.data.inspection import Inspection, counted, inspect_images, listed, refuse_broken, shown
+from pgnas.data.inspection import Inspection, broken_skipped, counted, inspect_images, require_readable, shown
 from pgnas.data.memory import fits_in_memory
 from pgnas.data.packed import PackedPaths
 from pgnas.data.pipelines import Pipeline, ResizedCrop
@@ -41,22 +41,21 @@ _BROKEN = choice(skip=True, refuse=False)
 def read_folder(request: Request) -> RawData:
     """Read the images below a folder; see ``class_files``.
 
-    In memory up to 1 % of broken images are left out and noted; of images that stay on disk none may be broken, unless
-    ``broken=skip``.
+    No image may be broken, unless ``broken=skip``: then those are left out and noted.
 
     Args:
         request: The folder; ``image_size``: side of the square that images are resized to; ``None``: as they are if
             all have one size, else 224.
 
     Raises:
-        DataError: No images, test classes that train does not have, or too many broken images.
+        DataError: No images, test classes that train does not have, or broken images.
     """
     found = class_files(request.path)
     stream = request.options.get("stream")
     headers = None if stream else inspect_images(request.path, found.paths)
     if headers is None or (stream is None and not _fits(request, headers, len(found.paths))):
         return _streamed(request, found)
-    decoded = decode_images(request.path, found.paths, request.image_size, headers)
+    decoded = decode_images(request.path, found.paths, request.image_size, headers, skip_broken=_skips(request))
     everything = Split(decoded.images, found.labels[decoded.kept])
     train, test, validation = cut(everything, decoded.kept, found.counts)
     return RawData(found.class_names, train, test, notes=(*found.notes, *decoded.notes), validation=validation)
@@ -107,16 +106,8 @@ def cut(
     return train, test if counts[1] else None, validation if counts[2] else None
 
 
-def broken_skipped(request: Request, paths: list[str], broken: dict[int, str]) -> list[str]:
-    """A note on the broken images, if they are to be skipped.
-
-    Raises:
-        DataError: They are not.
-    """
-    if not request.options.get("broken"):
-        remedy = "repair or remove them, or leave them out with the option broken=skip"
-        refuse_broken(request.path, paths, broken, share=0, remedy=remedy)
-    return [f"{counted(len(broken), 'image')} skipped, unreadable: {listed(paths, broken)}"] if broken else []
+def _skips(request: Request) -> bool:
+    return bool(request.options.get("broken"))
 
 
 def _fits(request: Request, headers: Inspection, count: int) -> bool:
@@ -130,9 +121,8 @@ def _streamed(
     request: Request, found: ClassFiles, *, mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None
 ) -> RawData:
     headers = inspect_images(request.path, found.paths, whole=True)
-    notes = broken_skipped(request, found.paths, headers.broken)
-    if not headers.good:
-        raise DataError(f"folder {shown(request.path)}", "must hold readable images", value="none", remedy="check it")
+    notes = broken_skipped(request.path, found.paths, headers.broken, skip=_skips(request))
+    require_readable(request.path, len(headers.good))
     (width, height), note = headers.target_size(request.image_size)
     stored = {header.size for header in headers.good.values()} == {(width, height)}
     channels = 3 if mean else headers.channels
@@ -143,7 +133,7 @@ def _streamed(
         np.arange(count + 1),
         None,
         Pipeline(channels, height, width, as_stored=stored),
-        skip_broken=bool(request.options.get("broken")),
+        skip_broken=_skips(request),
         mean=mean,
         std=std,
     )

@@ -88,20 +88,32 @@ def inspect_images(root: str, paths: Sequence[str], *, whole: bool = False) -> I
     return Inspection(good, {i: trouble for i, trouble in enumerate(found) if isinstance(trouble, str)})
 
 
-def refuse_broken(root: str, paths: Sequence[str], broken: dict[int, str], *, share: float, remedy: str) -> None:
-    """Check that at most a ``share`` of the images is broken.
+def broken_skipped(root: str, paths: Sequence[str], broken: dict[int, str], *, skip: bool) -> list[str]:
+    """A note on the broken images, if they are to be skipped.
 
     Raises:
-        DataError: More are.
+        DataError: They are not.
     """
-    if len(broken) > share * len(paths):
-        allowed = f"at most {share:.0%} of images" if share else "no image"
+    if not broken:
+        return []
+    if not skip:
         raise DataError(
             f"folder {shown(root)}",
-            f"must have {allowed} that cannot be read",
+            "must have no image that cannot be read",
             value=f"{len(broken):,} of {len(paths):,}: {listed(paths, broken)}",
-            remedy=remedy,
+            remedy="repair or remove them, or leave them out: folder:PATH:broken=skip",
         )
+    return [f"{counted(len(broken), 'image')} skipped, unreadable: {listed(paths, broken)}"]
+
+
+def require_readable(root: str, count: int) -> None:
+    """Check that the images that are not broken are any.
+
+    Raises:
+        DataError: There is none.
+    """
+    if count == 0:
+        raise DataError(f"folder {shown(root)}", "must hold readable images", value="none", remedy="check it")
 
 
 def counted(number: int, noun: str) -> str:
