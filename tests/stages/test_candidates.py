@@ -12,9 +12,10 @@ import pgnas
 from pgnas import stages
 from pgnas.config import RunConfig
 from pgnas.errors import ConfigError
+from pgnas.nn import extract
 from pgnas.nn.shaping import Shaper
 from pgnas.nn.stopwatch import measure_device
-from pgnas.stages.candidates import Candidate, Fitter, best, draw, ordered, rank
+from pgnas.stages.candidates import Candidate, Fitter, best, closed_but_reading, draw, ordered, rank
 from pgnas.stages.training import Score
 
 
@@ -220,7 +221,7 @@ def test_a_cap_below_what_has_no_gate_is_refused_and_one_at_it_is_met(kind):
         lambda caps: draw(supernet, 6, caps, generator=generator()),
         lambda caps: Fitter(supernet, caps, Shaper(supernet)).require_reachable(),
     ):
-        with pytest.raises(ConfigError, match=f"--max-{kind} must leave room for layers without gates .* {least:,}"):
+        with pytest.raises(ConfigError, match=f"--max-{kind} must leave room for layers without gates, .* {least:,}"):
             refused({kind: least - 1})
 
 
@@ -233,3 +234,49 @@ def test_a_run_that_cannot_meet_its_cap_is_refused_before_the_search(tmp_path):
     with pytest.raises(ConfigError, match="--max-macs must leave room"):
         stages.run(config)
     assert not out.exists()
+
+
+def test_closing_in_turn_leaves_what_reading_depends_on():
+    def reads(kept):  # (0 or 1) and (2 or 3) and 4
+        return bool((kept[0] | kept[1]) & (kept[2] | kept[3]) & kept[4])
+
+    for order in ([0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [1, 3, 5, 0, 2, 4]):
+        left = closed_but_reading(torch.ones(6, dtype=torch.bool), torch.tensor(order), reads)
+        first, second = (next(unit for unit in reversed(order) if unit in pair) for pair in ((0, 1), (2, 3)))
+        assert left.nonzero()[:, 0].tolist() == sorted([first, second, 4])
+
+
+@pytest.mark.parametrize("granularity", ["channel", "group", "product"])
+@pytest.mark.parametrize("caps", [{}, {"macs": 0.5}, {"macs": 0.06}, {"params": 0.1}])
+def test_a_posterior_that_would_close_everything_keeps_what_reads_the_input(granularity, caps):
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.Tanh(), nn.Conv2d(8, 8, 1), nn.Tanh(), nn.Conv2d(8, 6, 3), nn.Tanh(), nn.Flatten(),
+        nn.Linear(24, 3),
+    )  # fmt: skip
+    supernet = pgnas.supernet(network, torch.randn(2, 1, 6, 6), granularity, initial_drop=0.9)
+    with torch.no_grad():
+        for parameter in supernet.gates.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator()))
+    full = supernet.count(supernet.open())
+    limits = {kind: share * getattr(full, kind) for kind, share in caps.items()}
+    assert supernet.count(supernet.mode()).macs == 0
+    found = draw(supernet, 8, limits, generator=generator())
+    for candidate in found:
+        counts = supernet.count(candidate.architecture)
+        assert counts == candidate.counts
+        assert counts.macs > 0
+        assert all(getattr(counts, kind) <= limit for kind, limit in limits.items())
+    image = torch.randn(4, 1, 6, 6)
+    assert extract(supernet, found[0].architecture)(image).std(0).max() > 0
+
+
+def test_a_cap_below_one_channel_a_layer_is_refused(supernet):
+    least = supernet.count(type(supernet.mode())(supernet.gates.sizes, dict.fromkeys(supernet.gates.sizes, (0,))))
+    Fitter(supernet, {"macs": least.macs}, Shaper(supernet)).require_reachable()
+    for refused in (
+        lambda caps: draw(supernet, 6, caps, generator=generator()),
+        lambda caps: Fitter(supernet, caps, Shaper(supernet)).require_reachable(),
+    ):
+        with pytest.raises(ConfigError, match=f"a channel of what is between, {least.macs:,}"):
+            refused({"macs": least.macs - 1})

@@ -15,6 +15,7 @@ from pgnas.config import RankBy
 from pgnas.errors import ConfigError
 from pgnas.nn import Counts, Supernet, extract_small
 from pgnas.nn.cost import CostName, count_plan
+from pgnas.nn.gate import CLOSED
 from pgnas.nn.shaping import Shaper
 from pgnas.processes import Processes
 from pgnas.stages.training import Score
@@ -116,7 +117,8 @@ class Fitter:
     """Brings architectures under the caps by closing as few units as needed, the least probable first.
 
     Before units are closed operations are exchanged: those first whose cheaper alternatives cost the least log
-    probability for what they save.
+    probability for what they save. Where nothing of the input would reach the output any more, a few units are kept,
+    or opened, through which it does: without them a network costs nothing, and is under every cap.
 
     Args:
         supernet: The supernet; its keep probabilities say which units go first.
@@ -133,50 +135,110 @@ class Fitter:
 
         Its units are closed in the order of their keep probabilities; what the shaper opens again is counted.
         """
-        kept, exchanged = self._exchange(self._supernet.gates.mask(architecture).cpu())
-        logits = self._supernet.gates.logits().detach().cpu()[: self._supernet.gates.free]
-        is_open = kept[: len(logits)]
-        order = torch.where(is_open, logits, torch.inf).argsort(stable=True)[: int(is_open.sum())]
+        asked, exchanged = self._exchange(self._supernet.gates.mask(architecture).cpu())
+        shaped, closed, more = self._close(asked, spared=torch.zeros_like(asked))
+        counts, latency = self._costs(shaped)
+        if counts.macs == 0 and self._reads_input(asked | self._free):
+            for spared in self._lifelines(asked):
+                shaped, closed, more = self._close(asked | spared, spared)
+                if self._fits(shaped):
+                    break
+            closed += int((spared & ~asked).sum())
+            counts, latency = self._costs(shaped)
+        self._require_fit(shaped)
+        architecture = self._supernet.gates.architecture(shaped)
+        return Candidate(architecture, counts, is_mode, closed + exchanged + more, latency=latency)
+
+    def _close(self, kept: Tensor, spared: Tensor) -> tuple[Tensor, int, int]:
+        """Close units until the caps are met, or until only those to be spared are left.
+
+        Args:
+            kept: Units that are open, bool (U,).
+            spared: Units that stay open, bool (U,).
+
+        Returns:
+            The shaped units, how many were closed, and how many options were exchanged after that.
+        """
+        free = self._supernet.gates.free
+        logits = self._supernet.gates.logits().detach().cpu()[:free]
+        can_close = (kept & ~spared)[:free]
+        order = torch.where(can_close, logits, torch.inf).argsort(stable=True)[: int(can_close.sum())]
 
         def closing(count: int) -> Tensor:
-            remaining = kept.clone()
-            remaining[order[:count]] = False
-            return self._shaper.shape(remaining)
+            return self._shaper.shape(_without(kept, order[:count]))
 
         closed = self._closings(lambda count: self._fits(closing(count)), len(order)) if self._caps else 0
-        shaped = closing(closed)
-        if self._caps and closed == len(order) and not self._fits(shaped):  # the operations cost too much by themselves
-            shaped, more = self._exchange(shaped)
-            exchanged += more
-            self._require_fit(shaped)
+        shaped, exchanged = closing(closed), 0
+        if closed == len(order) and not self._fits(shaped):  # the operations cost too much by themselves
+            shaped, exchanged = self._exchange(shaped)
         if closed and self._shaper.round_to > 1:
             shaped = self._fill(shaped, order[:closed])
             closed = int((~shaped[order[:closed]]).sum())
-        counts, latency = self._costs(shaped)
-        architecture = self._supernet.gates.architecture(shaped)
-        return Candidate(architecture, counts, is_mode, closed + exchanged, latency=latency)
+        return shaped, closed, exchanged
+
+    @property
+    def _free(self) -> Tensor:
+        """The units that are no options of choices, bool (U,)."""
+        return torch.arange(self._supernet.gates.units) < self._supernet.gates.free
+
+    def _reads_input(self, kept: Tensor) -> bool:
+        """Whether anything of the input reaches the output: without that nothing is left to compute."""
+        return count_plan(self._supernet.graph, self._supernet.plan_units(kept)).macs > 0
+
+    def _lifelines(self, kept: Tensor) -> Iterator[Tensor]:
+        """Free units, bool (U,), by which an architecture reads its input and which it cannot do without.
+
+        First those that remain if units are closed from the least probable on, then those that remain if gates that
+        cost most go first.
+        """
+        free = self._free
+        logits = self._supernet.gates.logits().detach().cpu()[: self._supernet.gates.free]
+        for order in (logits.argsort(stable=True), self._dearest_first(kept | free, logits)):
+            yield closed_but_reading(kept | free, order, self._reads_input) & free
+
+    def _dearest_first(self, kept: Tensor, logits: Tensor) -> Tensor:
+        """All free units (F,): those closed for good, and then by what a unit of its gate saves."""
+        gates, saved = self._supernet.gates, torch.zeros(len(logits), dtype=torch.float64)
+        full = count_plan(self._supernet.graph, self._supernet.plan_units(kept)).macs
+        for name, first in gates.first_units().items():
+            units = torch.arange(first, first + gates.sizes[name])
+            if first < len(logits):
+                without = count_plan(self._supernet.graph, self._supernet.plan_units(_without(kept, units))).macs
+                saved[units] = (full - without) / len(units)
+        saved[logits < CLOSED / 2] = math.inf
+        return saved.argsort(descending=True, stable=True)
 
     def require_reachable(self, flag: str = "--max-{}") -> None:
-        """Check that what no gate and no choice can drop leaves room under the caps.
+        """Check that the caps leave room for a network that reads its input.
 
         Args:
             flag: The option by which a cost, put into it by name, was capped.
 
         Raises:
-            ConfigError: It does not.
+            ConfigError: They do not.
         """
-        least = self._supernet.gates.mode().cpu()
-        least[: self._supernet.gates.free] = False
-        self._require_fit(self._exchange(self._shaper.shape(least))[0], flag)
+        gates = self._supernet.gates
+        chosen = gates.mode().cpu() & ~self._free
+        one_a_gate = gates.mask(Architecture(gates.sizes, dict.fromkeys(gates.sizes, (0,)))).cpu() & self._free
+        small = self._shaper.shape(chosen | one_a_gate)
+        if self._fits(small) and self._reads_input(small):
+            return
+        least, _ = self._exchange(self._shaper.shape(chosen))
+        self._require_fit(least, flag)
+        if self._reads_input(least | self._free) and not self._reads_input(least):
+            *_, lifeline = self._lifelines(least & ~self._free)
+            self._require_fit(self._shaper.shape(least & ~self._free | lifeline), flag)
 
     def _require_fit(self, kept: Tensor, flag: str = "--max-{}") -> None:
         for share, (kind, cap) in zip(self._shares(kept), self._caps.items(), strict=True):
             if share > 1.0:
                 least = f"{1e3 * share * cap:.3g} ms" if kind == "latency" else f"{round(share * cap):,}"
                 given = f"{1e3 * cap:.3g} ms" if kind == "latency" else f"{round(cap):,}"
-                rule = f"must leave room for layers without gates and the cheapest operations, {least}"
+                rule = (
+                    "must leave room for layers without gates, the cheapest operations and a channel of what is between"
+                )
                 remedy = "raise the cap, or exclude fewer layers"
-                raise ConfigError(flag.format(kind), rule, value=given, remedy=remedy)
+                raise ConfigError(flag.format(kind), f"{rule}, {least}", value=given, remedy=remedy)
 
     def _fill(self, shaped: Tensor, closed: Tensor) -> Tensor:
         """Open again what fits, the most probable first, group by group until the next units of each are too many.
@@ -265,6 +327,31 @@ class Fitter:
         graph, plan = self._supernet.graph, self._supernet.plan_units(kept)
         latency = self._supernet.measured().predict(graph, plan) if "latency" in self._caps else None
         return count_plan(graph, plan), latency
+
+
+def closed_but_reading(kept: Tensor, order: Tensor, reads: Callable[[Tensor], bool]) -> Tensor:
+    """What remains of ``kept`` if the units of ``order`` are closed in turn, but for those that reading depends on.
+
+    Reading stops with more closings and never begins again, so that the next unit it depends on is found by bisection.
+
+    Args:
+        kept: Open units, bool (U,), which read.
+        order: Units to close, (n,).
+        reads: Whether units, bool (U,), read.
+    """
+    while len(order):
+        low, high = 0, len(order) + 1  # closing low leaves it reading; high does not, or is one too many
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if reads(_without(kept, order[:middle])) else (low, middle)
+        kept, order = _without(kept, order[:low]), order[low + 1 :]
+    return kept
+
+
+def _without(kept: Tensor, units: Tensor) -> Tensor:
+    remaining = kept.clone()
+    remaining[units] = False
+    return remaining
 
 
 def rank(

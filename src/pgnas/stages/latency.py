@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from pgnas.errors import RunError
+from pgnas.errors import ConfigError, RunError
 from pgnas.nn import Supernet, extract_small
 from pgnas.nn.timing import latency
 from pgnas.stages.candidates import Candidate, Caps, Fitter
@@ -66,11 +66,14 @@ def meet_latency(
             return Measured(candidate, seconds, full_seconds, attempt)
         predicted = candidate.latency or caps["latency"]
         caps["latency"] = min(caps["latency"], predicted) * allowed / seconds * MARGIN
-        candidate = _fit(recipe, supernet, winner, caps)
+        try:
+            candidate = _fit(recipe, supernet, winner, caps)
+        except ConfigError:  # nothing that cheap reads its input
+            break
         candidate = replace(candidate, score=score(extract_small(supernet, candidate.architecture).module))
     raise RunError(
         "--max-latency",
-        f"must be met by the found network within {ATTEMPTS} attempts",
+        f"must be met by the found network within {ATTEMPTS} attempts, and by one that reads its input",
         value=f"{1e3 * seconds:.3g} ms at the last, {1e3 * allowed:.3g} ms allowed",
         remedy="allow more, or search at a lower --max-macs",
     )
