@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -35,6 +38,72 @@ def test_a_network_made_for_other_classes_gets_a_new_classifier(tmp_path, monkey
     assert any("0.bias" in note for note in notes)
     with pytest.raises(FileError, match="shape"):
         load_weights(built.module, {"0.weight": torch.zeros(1)}, source="bad.safetensors")
+
+
+class Calls(nn.Module):
+    """Layers in the order of their registration, and how they are called."""
+
+    def __init__(self, call, **layers):
+        super().__init__()
+        self.call = call
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x):
+        return self.call(self, x)
+
+
+def stem_last(channels):
+    return Calls(
+        lambda net, x: net.fc(net.block(net.stem(x).relu()).mean((2, 3))),
+        block=nn.Conv2d(8, 8, 3),
+        stem=nn.Conv2d(channels, 8, 3),
+        fc=nn.Linear(8, 5),
+    )
+
+
+@pytest.fixture
+def build_own(monkeypatch):
+    def build_own(network, **changes):
+        monkeypatch.setitem(sys.modules, "own_networks", SimpleNamespace(build=lambda: network))
+        return build("own_networks:build", **changes)
+
+    return build_own
+
+
+RUNS_ON_ITS_DATA = {
+    "stem registered last": lambda: stem_last(1),
+    "rows as a sequence": lambda: Calls(
+        lambda net, x: net.fc(net.a(x.squeeze(1)).mean(2)), a=nn.Conv1d(16, 4, 3), fc=nn.Linear(4, 5)
+    ),
+    "channels known when it runs": lambda: nn.Sequential(
+        nn.LazyConv2d(4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+@pytest.mark.parametrize("kind", RUNS_ON_ITS_DATA)
+def test_a_network_that_runs_on_the_data_is_given_the_data(build_own, kind):
+    built = build_own(RUNS_ON_ITS_DATA[kind](), in_channels=1)
+    assert (built.in_channels, built.notes) == (1, ())
+    assert built.module(torch.zeros(2, 1, 16, 16)).shape == (2, 5)
+
+
+def test_the_channels_that_a_convolution_reads_are_tried_next(build_own):
+    built = build_own(stem_last(3), in_channels=1)
+    assert built.in_channels == 3
+    assert built.notes == ("the network reads 3 channels: grey images are repeated",)
+    with pytest.raises(ModelError, match="must read images of 4 channels, got 3; build it"):
+        build_own(stem_last(3), in_channels=4)
+
+
+def test_what_refuses_all_images_is_an_error_about_the_likely_ones(build_own):
+    with pytest.raises(ModelError, match=r"must run on images of shape \(1, 2, 2\), got .*Kernel size"):
+        build_own(stem_last(1), in_channels=1, image_size=(2, 2))
+    colour = nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(ModelError, match=r"must run on images of shape \(3, 2, 2\), got .*Kernel size"):
+        build_own(colour, in_channels=1, image_size=(2, 2))
 
 
 def test_the_seed_decides_the_weights_and_the_global_state_is_left_alone():

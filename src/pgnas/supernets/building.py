@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pgnas.errors import ModelError
+from pgnas.supernets.fitting import fit_classifier, try_channels
 from pgnas.supernets.registry import MODELS, parse_parameters
 
 
@@ -62,7 +63,8 @@ def build_model(spec: str, *, in_channels: int, num_classes: int, image_size: tu
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         module = _build(spec, in_channels, num_classes)
-        reads = _reads_channels(module, in_channels)
+        trial = try_channels(spec, module, in_channels, image_size)
+        reads = trial.channels
         notes = [] if reads == in_channels else [f"the network reads {reads} channels: grey images are repeated"]
         if reads != in_channels and in_channels != 1:
             raise ModelError(
@@ -71,7 +73,7 @@ def build_model(spec: str, *, in_channels: int, num_classes: int, image_size: tu
                 value=reads,
                 remedy="build it with that many input channels",
             )
-        head = _fit_head(spec, module, torch.zeros(2, reads, *image_size), num_classes)
+        head = fit_classifier(spec, module, trial, num_classes)
     if head is not None:
         notes.append(f"classifier '{head}' was replaced: {num_classes} classes")
     family = MODELS.get(spec.partition(":")[0])
@@ -201,60 +203,3 @@ def _from_factory(spec: str, module_name: str, attribute: str, in_channels: int,
             subject, "must return a torch.nn.Module", value=type(built).__name__, remedy="return the network"
         )
     return built
-
-
-def _reads_channels(module: nn.Module, default: int) -> int:
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            return layer.in_channels
-    return default
-
-
-def _fit_head(spec: str, module: nn.Module, example: Tensor, num_classes: int) -> str | None:
-    """Replace the classifier if it has another number of outputs; its name, or None if it fits."""
-    mode = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            output = module(example)
-    except Exception as error:
-        raise ModelError(
-            f"--model {spec}",
-            f"must run on images of shape {tuple(example.shape[1:])}",
-            value=str(error).splitlines()[0][:300] if str(error) else type(error).__name__,
-            remedy="choose another --image-size or build it for this number of channels",
-        ) from error
-    finally:
-        module.train(mode)
-    if not isinstance(output, Tensor) or output.ndim != 2:
-        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ModelError(
-            f"--model {spec}", "must give one row of logits an image", value=found, remedy="add a classifier to it"
-        )
-    if output.shape[1] == num_classes:
-        return None
-    layers = [(n, m) for n, m in module.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    fitting = [(n, m) for n, m in layers if _outputs(m) == output.shape[1]]
-    if not fitting:
-        raise ModelError(
-            f"--model {spec}",
-            f"must have {num_classes} outputs",
-            value=output.shape[1],
-            remedy="give its factory a parameter num_classes",
-        )
-    name: str = fitting[-1][0]
-    owner, _, leaf = name.rpartition(".")
-    setattr(module.get_submodule(owner), leaf, _with_outputs(fitting[-1][1], num_classes))
-    return name
-
-
-def _outputs(layer: nn.Module) -> int:
-    return layer.out_features if isinstance(layer, nn.Linear) else int(getattr(layer, "out_channels", 0))
-
-
-def _with_outputs(layer: nn.Linear | nn.Conv2d, outputs: int) -> nn.Module:
-    bias = layer.bias is not None
-    if isinstance(layer, nn.Linear):
-        return nn.Linear(layer.in_features, outputs, bias)
-    kernel, stride = layer.kernel_size, layer.stride
-    return nn.Conv2d(layer.in_channels, outputs, kernel, stride, layer.padding, bias=bias)  # type: ignore[arg-type]
