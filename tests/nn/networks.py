@@ -214,6 +214,15 @@ def _split_attention(net: Any, x: Tensor) -> Tensor:
     return net.e((y * z.reshape(b, 2, c // 2, 1, 1)).sum(dim=1).contiguous())
 
 
+def _layer_and_function(net: Any, x: Tensor) -> Tensor:
+    norm = net.norm
+    y = F.relu(F.conv2d(net.a(x), net.b.weight))
+    y = F.relu(norm(net.b(y)))
+    y = F.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    z = net.line(F.relu(net.c(y)).mean((2, 3)))
+    return net.head(F.relu(F.linear(z, net.line.weight)))
+
+
 def _selective_kernels(net: Any, x: Tensor) -> Tensor:
     """Paths stacked on a new axis and weighed, as SKNet writes it."""
     y = torch.stack([net.a(x), net.b(x)], dim=1)
@@ -261,6 +270,10 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         ),
         a=nn.Conv2d(3, 4, 1), kernel=nn.Parameter(torch.randn(6, 4, 3, 3)), shift=nn.Parameter(torch.randn(6)),
         scale=nn.Parameter(torch.randn(6)), last=nn.Parameter(torch.randn(2, 6)),
+    ),
+    "layer and function": lambda: Network(  # b, norm and line are called, and their tensors go into functions as well
+        _layer_and_function, a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 4, 1), norm=nn.BatchNorm2d(4), c=nn.Conv2d(4, 5, 1),
+        line=nn.Linear(5, 5, bias=False), head=nn.Linear(5, 2),
     ),
     "padded by hand": lambda: nn.Sequential(
         nn.Conv2d(3, 4, 1), nn.ReLU(), Padded(4, 5, 3, stride=2, bias=False), LastNorm(5), Padded(5, 5, 3, groups=5),

@@ -86,7 +86,7 @@ def _arguments(node: fx.Node) -> dict[str, Any]:
 
 
 def _own_tensors(module: fx.GraphModule, node: fx.Node) -> dict[str, str]:
-    """Argument name to the attribute of the network that it is; empty if the call is not a layer's."""
+    """Argument name to the attribute of the network that it is; empty if the call has not all of a layer to itself."""
     if node.op != "call_function" or node.target not in _NAMES:
         return {}
     given = {name: value for name, value in _arguments(node).items() if name != "input"}
@@ -95,7 +95,9 @@ def _own_tensors(module: fx.GraphModule, node: fx.Node) -> dict[str, str]:
         return {}
     targets = {name: str(value.target) for name, value in nodes.items()}
     reads = [str(n.target) for n in module.graph.nodes if n.op == "get_attr"]
-    return targets if all(reads.count(target) == 1 for target in targets.values()) else {}
+    called = tuple(f"{n.target}." for n in module.graph.nodes if n.op == "call_module")
+    alone = all(reads.count(target) == 1 and not target.startswith(called) for target in targets.values())
+    return targets if alone else {}
 
 
 def _make(node: fx.Node, tensors: Mapping[str, Tensor]) -> nn.Module | None:
