@@ -106,6 +106,91 @@ def test_what_refuses_all_images_is_an_error_about_the_likely_ones(build_own):
         build_own(colour, in_channels=1, image_size=(2, 2))
 
 
+def settings(layer):
+    return {key: value for key, value in vars(layer).items() if not key.startswith("_") and "out_" not in key}
+
+
+HEADS = {
+    "registered first": lambda: Calls(
+        lambda net, x: net.head(net.b(net.a(x)).mean((2, 3))),
+        a=nn.Conv2d(3, 6, 3),
+        head=nn.Linear(7, 7, bias=False),
+        b=nn.Conv2d(6, 7, 1),
+    ),
+    "another of its size is called later, for nothing": lambda: Calls(
+        lambda net, x: (y := net.a(x).mean((2, 3)), net.head(y), net.b(y))[1],
+        a=nn.Conv2d(3, 6, 3),
+        head=nn.Linear(6, 7),
+        b=nn.Linear(6, 7),
+    ),
+    "settings of a convolution": lambda: Calls(
+        lambda net, x: net.head(net.a(x)).mean((2, 3)),
+        a=nn.Conv2d(3, 10, 3),
+        head=nn.Conv2d(10, 20, (3, 1), 2, (2, 0), 2, groups=5, bias=False, padding_mode="circular"),
+    ),
+    "a sequence": lambda: Calls(
+        lambda net, x: net.head(net.a(x).flatten(2)).mean(2), a=nn.Conv2d(3, 6, 3), head=nn.Conv1d(6, 7, 3)
+    ),
+    "a volume": lambda: Calls(
+        lambda net, x: net.head(net.a(x).unsqueeze(2)).mean((2, 3, 4)), a=nn.Conv2d(3, 6, 3), head=nn.Conv3d(6, 7, 1)
+    ),
+    "in another mode": lambda: Calls(
+        lambda net, x: net.head(net.a(x).mean((2, 3))), a=nn.Conv2d(3, 6, 3), head=nn.Linear(6, 7).eval()
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_the_layer_that_gives_the_output_is_replaced_with_its_settings(build_own, kind):
+    network = HEADS[kind]()
+    before = dict(network.named_children())
+    built = build_own(network)
+    assert built.head == "head"
+    assert built.notes == ("classifier 'head' was replaced by a new one: 5 classes",)
+    assert network(torch.zeros(2, 3, 16, 16)).shape == (2, 5)
+    assert settings(network.head) == settings(before["head"])
+    assert type(network.head) is type(before["head"])
+    assert (network.head.bias is None) == (before["head"].bias is None)
+    assert [name for name, layer in network.named_children() if layer is not before[name]] == ["head"]
+    assert all(p.requires_grad for p in network.parameters())
+
+
+def test_a_classifier_of_two_names_is_replaced_under_both(build_own):
+    head = nn.Linear(6, 7)
+    network = Calls(
+        lambda net, x: net.head(net.a(x).mean((2, 3))) + net.again(net.a(x).amax((2, 3))),
+        a=nn.Conv2d(3, 6, 3),
+        head=head,
+        again=head,
+    )
+    assert build_own(network).head == "head"
+    assert network.head is network.again
+    assert network.head.out_features == 5
+
+
+WITHOUT_A_HEAD = {
+    "a product of parameters": lambda: Calls(
+        lambda net, x: net.a(x).mean((2, 3)) @ torch.ones(6, 7), a=nn.Conv2d(3, 6, 3)
+    ),
+    "a sum of two": lambda: Calls(
+        lambda net, x: net.b(x).mean((2, 3)) + net.a(x).mean((2, 3)), a=nn.Conv2d(3, 7, 3), b=nn.Conv2d(3, 7, 3)
+    ),
+    "groups that do not divide the classes": lambda: Calls(
+        lambda net, x: net.b(net.a(x)).mean((2, 3)), a=nn.Conv2d(3, 14, 3), b=nn.Conv2d(14, 7, 3, groups=7)
+    ),
+    "a layer that is all": lambda: nn.Sequential(nn.Flatten(), nn.Softmax(1)),
+}
+
+
+@pytest.mark.parametrize("kind", WITHOUT_A_HEAD)
+def test_a_network_whose_outputs_no_layer_decides_is_refused_as_it_was(build_own, kind):
+    network = WITHOUT_A_HEAD[kind]()
+    layers = list(network.modules())
+    with pytest.raises(ModelError, match=r"must have 5 outputs, got (7|768); give its factory a parameter num_classes"):
+        build_own(network)
+    assert list(network.modules()) == layers
+
+
 def test_the_seed_decides_the_weights_and_the_global_state_is_left_alone():
     torch.manual_seed(4)
     expected = torch.rand(2)

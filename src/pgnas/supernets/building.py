@@ -75,7 +75,7 @@ def build_model(spec: str, *, in_channels: int, num_classes: int, image_size: tu
             )
         head = fit_classifier(spec, module, trial, num_classes)
     if head is not None:
-        notes.append(f"classifier '{head}' was replaced: {num_classes} classes")
+        notes.append(f"classifier '{head}' was replaced by a new one: {num_classes} classes")
     family = MODELS.get(spec.partition(":")[0])
     ties = family.ties(module) if family is not None and family.ties is not None else ()
     return BuiltModel(module, reads, head, tuple(notes), ties)

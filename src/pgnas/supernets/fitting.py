@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pgnas.errors import ModelError
 from pgnas.nn.modes import evaluation
 
+_CLASSIFIERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -21,10 +22,12 @@ class Trial:
     Attributes:
         example: The images.
         output: Its output.
+        called: The layers that could be its classifier, in the order of their last calls.
     """
 
     example: Tensor
     output: Any
+    called: tuple[nn.Module, ...]
 
     @property
     def channels(self) -> int:
@@ -64,6 +67,9 @@ def try_channels(spec: str, module: nn.Module, in_channels: int, image_size: tup
 def fit_classifier(spec: str, module: nn.Module, trial: Trial, num_classes: int) -> str | None:
     """Replace the classifier if it has another number of outputs; its name, or None if it fits.
 
+    It is the layer called last of those with as many outputs as the network, by whose replacement the network has
+    ``num_classes``. The new one has all settings of the old one, but not its weights.
+
     Args:
         spec: What ``--model`` names, for the error.
         module: The network.
@@ -81,13 +87,15 @@ def fit_classifier(spec: str, module: nn.Module, trial: Trial, num_classes: int)
         )
     if output.shape[1] == num_classes:
         return None
-    layers = [(n, m) for n, m in module.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    fitting = [(n, m) for n, m in layers if _outputs(m) == output.shape[1]]
-    if fitting:
-        name: str = fitting[-1][0]
-        owner, _, leaf = name.rpartition(".")
-        setattr(module.get_submodule(owner), leaf, _with_outputs(fitting[-1][1], num_classes))
-        return name
+    for layer in reversed(trial.called):
+        names: list[str] = [name for name, part in module.named_modules(remove_duplicate=False) if part is layer]
+        fitted = _with_outputs(layer, num_classes) if _outputs(layer) == output.shape[1] and "" not in names else None
+        if fitted is None:
+            continue
+        _put(module, names, fitted)
+        if _has_outputs(module, trial.example, num_classes):
+            return names[0]
+        _put(module, names, layer)
     raise ModelError(
         f"--model {spec}",
         f"must have {num_classes} outputs",
@@ -97,17 +105,61 @@ def fit_classifier(spec: str, module: nn.Module, trial: Trial, num_classes: int)
 
 
 def _tried(module: nn.Module, example: Tensor) -> Trial:
+    called: dict[nn.Module, None] = {}
+
+    def note(layer: nn.Module, *_: Any) -> None:
+        called.pop(layer, None)
+        called[layer] = None
+
+    hooks = [layer.register_forward_hook(note) for layer in module.modules() if isinstance(layer, _CLASSIFIERS)]
+    try:
+        return Trial(example, _run(module, example), tuple(called))
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _run(module: nn.Module, example: Tensor) -> Any:
     with evaluation(module), torch.no_grad():
-        return Trial(example, module(example))
+        return module(example)
+
+
+def _has_outputs(module: nn.Module, example: Tensor, outputs: int) -> bool:
+    try:
+        found = _run(module, example)
+    except Exception:  # what follows a layer that is no classifier may refuse in any way
+        return False
+    return isinstance(found, Tensor) and found.shape == (len(example), outputs)
+
+
+def _put(module: nn.Module, names: list[str], layer: nn.Module) -> None:
+    for name in names:
+        owner, _, leaf = name.rpartition(".")
+        setattr(module.get_submodule(owner), leaf, layer)
 
 
 def _outputs(layer: nn.Module) -> int:
     return layer.out_features if isinstance(layer, nn.Linear) else int(getattr(layer, "out_channels", 0))
 
 
-def _with_outputs(layer: nn.Linear | nn.Conv2d, outputs: int) -> nn.Module:
-    bias = layer.bias is not None
+def _with_outputs(layer: nn.Module, outputs: int) -> nn.Module | None:
+    """A layer like this one with other outputs; None if its groups do not divide them."""
+    has_bias = layer.bias is not None
     if isinstance(layer, nn.Linear):
-        return nn.Linear(layer.in_features, outputs, bias)
-    kernel, stride = layer.kernel_size, layer.stride
-    return nn.Conv2d(layer.in_channels, outputs, kernel, stride, layer.padding, bias=bias)  # type: ignore[arg-type]
+        made: nn.Module = nn.Linear(layer.in_features, outputs, has_bias)
+    elif isinstance(layer, _CONVOLUTIONS) and outputs % layer.groups == 0:
+        kind: Any = next(kind for kind in _CONVOLUTIONS if isinstance(layer, kind))
+        made = kind(
+            layer.in_channels,
+            outputs,
+            layer.kernel_size,
+            layer.stride,
+            layer.padding,
+            layer.dilation,
+            layer.groups,
+            has_bias,
+            layer.padding_mode,
+        )
+    else:
+        return None
+    return made.to(layer.weight).train(layer.training)
