@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -11,7 +12,7 @@ from pgnas.architecture import Architecture
 from pgnas.nn.auxiliary import without_heads
 from pgnas.nn.channels import ChannelGraph
 from pgnas.nn.liveness import Plan, plan_heads
-from pgnas.nn.modes import evaluation
+from pgnas.nn.modes import batch_statistics, evaluation
 from pgnas.nn.rebuild import Builder, SmallNetwork
 from pgnas.nn.supernet import Supernet
 
@@ -29,28 +30,34 @@ def extract(supernet: Supernet, architecture: Architecture) -> nn.Module:
 
 
 @torch.no_grad()
-def extract_small(supernet: Supernet, architecture: Architecture, *, heads: bool = False) -> SmallNetwork:
+def extract_small(
+    supernet: Supernet, architecture: Architecture, *, heads: bool = False, re_estimated: bool = False
+) -> SmallNetwork:
     """As :func:`extract`, with the record of which slices each layer kept.
 
     Args:
         supernet: The supernet.
         architecture: What is kept.
         heads: Also extract auxiliary heads that the network has in training, if what they read allows it.
+        re_estimated: BatchNorm's statistics will be re-estimated. What does not depend on the data is folded into
+            constants, and those behind a BatchNorm are made with the statistics that it would have then.
     """
     plan = supernet.plan(architecture)
     if heads and supernet.has_heads:
         graph = supernet.headed_graph
         with_heads = plan_heads(graph, plan, supernet.channel_masks(supernet.gates.mask(architecture).cpu()))
         if with_heads is not None:
-            small = _build(supernet, architecture, graph, with_heads)
+            small = _build(supernet, architecture, graph, with_heads, re_estimated)
             return replace(small, module=without_heads(small.module).eval(), headed=small.module)
-    return _build(supernet, architecture, supernet.graph, plan)
+    return _build(supernet, architecture, supernet.graph, plan, re_estimated)
 
 
-def _build(supernet: Supernet, architecture: Architecture, graph: ChannelGraph, plan: Plan) -> SmallNetwork:
+def _build(
+    supernet: Supernet, architecture: Architecture, graph: ChannelGraph, plan: Plan, re_estimated: bool
+) -> SmallNetwork:
     wanted = {name for name in graph.ops if plan.constant[name].any()}
     wanted |= {graph.ops[name].inputs[0] for name, folded in plan.folded.items() if folded.any()}
-    values = _values_of(supernet, architecture, graph, wanted) if wanted else {}
+    values = _values_of(supernet, architecture, graph, wanted, re_estimated) if wanted else {}
     contributions = {
         name: _contribution(graph, supernet, name, folded, values)
         for name, folded in plan.folded.items()
@@ -61,11 +68,12 @@ def _build(supernet: Supernet, architecture: Architecture, graph: ChannelGraph, 
 
 
 def _values_of(
-    supernet: Supernet, architecture: Architecture, graph: ChannelGraph, names: set[str]
+    supernet: Supernet, architecture: Architecture, graph: ChannelGraph, names: set[str], re_estimated: bool
 ) -> dict[str, Tensor]:
     """Constants of the supernet with the architecture fixed, in eval mode, as one example has them: all have the same.
 
-    An example may have several rows on the first axis (heads of attention, windows), which are no equals.
+    An example may have several rows on the first axis (heads of attention, windows), which are no equals. As all
+    examples have the same, the statistics of any batch are those that BatchNorm would be re-estimated to.
     """
     found: dict[str, Tensor] = {}
 
@@ -78,8 +86,10 @@ def _values_of(
 
     device, dtype = next((p.device, p.dtype) for p in supernet.body.parameters())
     inputs = [x.to(device, dtype if x.is_floating_point() else x.dtype) for x in supernet.graph.trace.inputs]
+    if re_estimated:
+        inputs = [x.repeat(2, *[1] * (x.ndim - 1)) for x in inputs]  # one value a channel has no variance
     mask = supernet.gates.mask(architecture).to(dtype)[None]
-    with evaluation(supernet):
+    with evaluation(supernet), batch_statistics(supernet) if re_estimated else nullcontext():
         Recorder(supernet.body).run(*inputs, list(supernet.channel_masks(mask).values()))
     return found
 

@@ -359,6 +359,7 @@ def rank(
     candidates: Sequence[Candidate],
     score: Callable[[nn.Module], Score],
     *,
+    recalibrated: bool = False,
     processes: Processes | None = None,
 ) -> Iterator[Candidate]:
     """Score candidates in their order, each as its extracted network with the supernet's weights.
@@ -367,6 +368,7 @@ def rank(
         supernet: The supernet.
         candidates: The candidates.
         score: Scores an extracted network.
+        recalibrated: Whether that re-estimates BatchNorm first.
         processes: Those that score candidates at the same time, one each; None: this one alone.
     """
     processes = processes or Processes()
@@ -375,7 +377,7 @@ def rank(
         row: dict[str, Any] | None = None
         with processes.together():
             if start + turn < len(candidates):
-                small = extract_small(supernet, candidates[start + turn].architecture)
+                small = extract_small(supernet, candidates[start + turn].architecture, re_estimated=recalibrated)
                 row = asdict(score(small.module))
         for candidate, values in zip(candidates[start:], processes.gather(row), strict=False):
             yield replace(candidate, score=Score(**values))

@@ -64,8 +64,10 @@ def _compared(run: Context, candidate: Candidate, winner: Tensor) -> Facts:
 def _answers(run: Context, architecture: Architecture) -> Tensor:
     """Whether the architecture's network, as it was ranked, is right about each image of the untouched half, bool."""
     untouched = run.data.estimate
-    judge = run.recipe.judge(lambda images: run.held_out(untouched.take(images)), run.ranking_calibration())
-    scores, _ = judge(extract_small(run.posterior, architecture).module, torch.arange(len(untouched)))
+    calibration = run.ranking_calibration()
+    judge = run.recipe.judge(lambda images: run.held_out(untouched.take(images)), calibration)
+    small = extract_small(run.posterior, architecture, re_estimated=calibration is not None)
+    scores, _ = judge(small.module, torch.arange(len(untouched)))
     return scores > 0.5
 
 

@@ -108,7 +108,8 @@ def member_networks(run: Context, architectures: Sequence[Architecture]) -> Iter
     """The network of each architecture, made when it is asked for; see :func:`posterior_networks`."""
     calibration = run.ranking_calibration()
     for architecture in architectures:
-        network = run.engine.place(extract_small(run.posterior, architecture).module)
+        small = extract_small(run.posterior, architecture, re_estimated=calibration is not None)
+        network = run.engine.place(small.module)
         if calibration is not None:
             recalibrate(network, calibration, engine=run.engine)
         yield network

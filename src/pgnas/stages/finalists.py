@@ -154,7 +154,8 @@ def _phase(
     run: Context, candidate: Candidate, calibration: Sequence[Any] | None, name: str, schedule: Schedule
 ) -> NetworkPhase:
     """The training of a candidate from the supernet's weights."""
-    small = extract_small(run.posterior, candidate.architecture, heads=True)
+    recalibrates = calibration is not None
+    small = extract_small(run.posterior, candidate.architecture, heads=True, re_estimated=recalibrates)
     run.engine.place(small.module)
     if calibration is not None:
         recalibrate(small.module, calibration, engine=run.engine)

@@ -39,7 +39,13 @@ class Measured:
 
 
 def meet_latency(
-    recipe: Recipe, supernet: Supernet, winner: Candidate, score: Callable[[nn.Module], Score], example: Tensor
+    recipe: Recipe,
+    supernet: Supernet,
+    winner: Candidate,
+    score: Callable[[nn.Module], Score],
+    example: Tensor,
+    *,
+    recalibrated: bool = False,
 ) -> Measured:
     """Time the winner's network; while it is over the cap, close more of its units and score it again.
 
@@ -49,6 +55,7 @@ def meet_latency(
         winner: The best candidate.
         score: Scores an extracted network.
         example: One example or more, normalised, (B, C, ...).
+        recalibrated: Whether ``score`` re-estimates BatchNorm first.
 
     Raises:
         RunError: No network within the cap was found.
@@ -70,7 +77,8 @@ def meet_latency(
             candidate = _fit(recipe, supernet, winner, caps)
         except ConfigError:  # nothing that cheap reads its input
             break
-        candidate = replace(candidate, score=score(extract_small(supernet, candidate.architecture).module))
+        small = extract_small(supernet, candidate.architecture, re_estimated=recalibrated)
+        candidate = replace(candidate, score=score(small.module))
     raise RunError(
         "--max-latency",
         f"must be met by the found network within {ATTEMPTS} attempts, and by one that reads its input",

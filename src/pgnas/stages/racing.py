@@ -93,6 +93,7 @@ def run_race(
     candidates: Sequence[Candidate],
     judge: Judge,
     *,
+    recalibrated: bool,
     processes: Processes,
     state: State | None = None,
     keep: Callable[[State], None] = lambda state: None,
@@ -105,6 +106,7 @@ def run_race(
         supernet: The supernet.
         candidates: The arms.
         judge: Scores an extracted network on some held-out images.
+        recalibrated: Whether that re-estimates BatchNorm first.
         processes: Those that share the work.
         state: Where a killed race stood.
         keep: Is given the state every now and then.
@@ -121,7 +123,8 @@ def run_race(
         mine: list[tuple[list[float], float]] = []
         with processes.together():
             for arm in request.shard(turn, turns).arms.tolist():
-                scores, mean_loss = judge(extract_small(supernet, candidates[arm].architecture).module, request.images)
+                small = extract_small(supernet, candidates[arm].architecture, re_estimated=recalibrated)
+                scores, mean_loss = judge(small.module, request.images)
                 mine.append((scores.tolist(), mean_loss))
         told = [row for rows in processes.gather(mine) for row in rows]
         seen = len(request.images)

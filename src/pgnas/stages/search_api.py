@@ -200,7 +200,8 @@ class _Searcher:
         """Draw and rank the candidates."""
         self.progress.stage("sample")
         drawn, ranked = self.recipe.draw(self.supernet), []
-        for candidate in rank(self.supernet, drawn, self._scorer(), processes=self.recipe.engine.processes):
+        options: dict[str, Any] = {"recalibrated": self.recalibrates, "processes": self.recipe.engine.processes}
+        for candidate in rank(self.supernet, drawn, self._scorer(), **options):
             ranked.append(candidate)
             self.progress.advance(len(ranked), len(drawn))
         return ranked
@@ -213,14 +214,16 @@ class _Searcher:
         (example, *_), _ = self.recipe.engine.batch(next(iter(self.train_loader)))
         scorer = self._scorer()
         row = self.recipe.engine.processes.from_first(
-            lambda: meet_latency(self.recipe, self.supernet, winner, scorer, example).candidate.to_row()
+            lambda: meet_latency(
+                self.recipe, self.supernet, winner, scorer, example, recalibrated=self.recalibrates
+            ).candidate.to_row()
         )
         return Candidate.from_row(row)
 
     def train_on(self, winner: Candidate, momentum: dict[str, Tensor]) -> nn.Module:
         """Extract the winner and train it for the epochs that remain."""
         recipe = self.recipe
-        small = extract_small(self.supernet, winner.architecture, heads=True)
+        small = extract_small(self.supernet, winner.architecture, heads=True, re_estimated=self.recalibrates)
         self._scorer()(small.module)
         recipe.engine.average_statistics(small.module)
         remaining = recipe.epochs - recipe.decision_epoch

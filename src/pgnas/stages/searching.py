@@ -20,6 +20,7 @@ from pgnas.stages.finalists import hold_finals
 from pgnas.stages.latency import meet_latency
 from pgnas.stages.phases import PosteriorPhase
 from pgnas.stages.racing import make_race, run_race
+from pgnas.stages.ranking_budget import budget_for
 from pgnas.stages.recipe import CALIBRATION_BATCHES, FORWARD_SHARE
 from pgnas.stages.store import FolderStore
 from pgnas.stages.training import Score, recalibrate
@@ -119,7 +120,7 @@ def sample(run: Context, store: FolderStore) -> Facts:
     used = calibration if recalibrates else None
     score = run.recipe.scorer(run.held_out(run.data.select), used)
     if run.config.ranking == "exhaustive":
-        ranked = _rank_all(run, drawn, tried, score)
+        ranked = _rank_all(run, drawn, tried, score, recalibrated=recalibrates)
         winner, sample_of, raced = best(ranked, by=run.config.rank_by), ranked, dict[str, Any]()
     else:
         ranked, winner, raced = _race(run, drawn, used)
@@ -129,7 +130,7 @@ def sample(run: Context, store: FolderStore) -> Facts:
         winner, finals = hold_finals(run, store, ranked, used)
     timed: Facts = {}
     if run.config.max_latency is not None:
-        row, timed = run.processes.from_first(lambda: _timed(run, winner, score))
+        row, timed = run.processes.from_first(lambda: _timed(run, winner, score, recalibrated=recalibrates))
         winner = Candidate.from_row(row)
     run.folder.write_json("architecture.json", winner.architecture.to_json())
     if len(drawn) < run.config.candidates:
@@ -153,11 +154,22 @@ def sample(run: Context, store: FolderStore) -> Facts:
 
 
 def _rank_all(
-    run: Context, drawn: Sequence[Candidate], tried: Sequence[Candidate], score: Callable[[nn.Module], Score]
+    run: Context,
+    drawn: Sequence[Candidate],
+    tried: Sequence[Candidate],
+    score: Callable[[nn.Module], Score],
+    *,
+    recalibrated: bool,
 ) -> list[Candidate]:
     """Score every candidate on all of the selection half, those of a killed session and the trials aside."""
     ranked = _ranked_before(run, drawn)
-    remaining = rank(run.posterior, drawn[max(len(ranked), len(tried)) :], score, processes=run.processes)
+    remaining = rank(
+        run.posterior,
+        drawn[max(len(ranked), len(tried)) :],
+        score,
+        recalibrated=recalibrated,
+        processes=run.processes,
+    )
     for candidate in itertools.chain(tried[len(ranked) :], remaining):
         ranked.append(candidate)
         run.folder.append_line("candidates.jsonl", candidate.to_row())
@@ -175,7 +187,7 @@ def _race(
         config.ranking,
         drawn,
         len(select),
-        budget=config.ranking_budget,
+        budget=budget_for(config, len(drawn)),
         error=config.ranking_error,
         seed=derive_seed(config.seed, "race"),
     )
@@ -188,6 +200,7 @@ def _race(
         run.posterior,
         drawn,
         judge,
+        recalibrated=calibration is not None,
         processes=run.processes,
         state=state,
         keep=lambda tensors: run.folder.save_tensors("race.safetensors", tensors),
@@ -199,9 +212,11 @@ def _race(
     return list(raced.candidates), raced.winner, {**raced.facts(), "unselected": len(raced.result.pilot)}
 
 
-def _timed(run: Context, winner: Candidate, score: Callable[[nn.Module], Score]) -> tuple[Facts, Facts]:
+def _timed(
+    run: Context, winner: Candidate, score: Callable[[nn.Module], Score], *, recalibrated: bool
+) -> tuple[Facts, Facts]:
     """The row of the winner, brought under the latency cap, and what was timed on the way."""
-    measured = meet_latency(run.recipe, run.posterior, winner, score, run.example)
+    measured = meet_latency(run.recipe, run.posterior, winner, score, run.example, recalibrated=recalibrated)
     timed = {"latency": measured.seconds, "full_latency": measured.full_seconds, "timed": measured.attempts}
     return measured.candidate.to_row(), timed
 
@@ -222,7 +237,8 @@ def choose_recalibration(
     means, scored = {}, {}
     for name, batches in (("plain", None), ("recalibrated", calibration)):
         score = run.recipe.scorer(run.held_out(run.data.select), batches)
-        scored[name] = list(rank(supernet, candidates, score, processes=run.processes))
+        recalibrated = batches is not None
+        scored[name] = list(rank(supernet, candidates, score, recalibrated=recalibrated, processes=run.processes))
         scores = [c.score.metric for c in scored[name] if c.score is not None]
         means[name] = sum(scores) / len(scores)
     recalibrates = means["recalibrated"] > means["plain"]
@@ -239,9 +255,9 @@ def _ranked_before(run: Context, drawn: Sequence[Candidate]) -> list[Candidate]:
     return ranked[:same]
 
 
-def found_network(run: Context) -> SmallNetwork:
-    """The chosen architecture's network with the posterior's weights, on the device."""
-    small = extract_small(run.posterior, run.architecture, heads=True)
+def found_network(run: Context, *, re_estimated: bool = False) -> SmallNetwork:
+    """The chosen architecture's network with the posterior's weights, on the device, made to be re-estimated or not."""
+    small = extract_small(run.posterior, run.architecture, heads=True, re_estimated=re_estimated)
     run.engine.place(small.module)
     return small
 
@@ -279,6 +295,7 @@ def extract(run: Context, store: FolderStore) -> Facts:
     plain = run.score(small.module, run.data.select)
     calibration = run.ranking_calibration()
     if calibration is not None:
+        small = found_network(run, re_estimated=True)
         recalibrate(small.module, calibration, engine=run.engine)
     after = run.score(small.module, run.data.select)
     run.folder.save_tensors("extracted.safetensors", small.module.state_dict())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from matplotlib.figure import Figure
+from torch import nn
 
 from pgnas.amounts import require_different
 from pgnas.config import RunConfig
@@ -85,8 +86,10 @@ def _test_errors(cell: Cell, winners: Sequence[Candidate]) -> dict[str, float]:
 
 def _measured(folder: RunFolder, winners: dict[str, Candidate]) -> dict[str, float]:
     context = Context(folder, SilentReporter())
-    score = context.recipe.scorer(context.held_out(context.data.test), context.ranking_calibration())
-    return {
-        digest: 1 - score(extract_small(context.posterior, winner.architecture).module).metric
-        for digest, winner in winners.items()
-    }
+    calibration = context.ranking_calibration()
+    score = context.recipe.scorer(context.held_out(context.data.test), calibration)
+
+    def extracted(winner: Candidate) -> nn.Module:
+        return extract_small(context.posterior, winner.architecture, re_estimated=calibration is not None).module
+
+    return {digest: 1 - score(extracted(winner)).metric for digest, winner in winners.items()}
