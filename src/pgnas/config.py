@@ -76,7 +76,7 @@ class RunConfig:
             fixed share of these passes, ``elimination`` what an error probability takes.
         rank_by: What an exhaustive ranking goes by, the held-out ``accuracy``, as in the paper, or the held-out
             ``loss``, which chance moves less.
-        ranking_budget: Share of the passes that ``halving`` spends, in (0, 1].
+        ranking_budget: Share of the exhaustive passes over ``candidates`` that ``halving`` spends, in (0, 1].
         ranking_error: Probability with which ``elimination`` may choose another than the best, in (0, 1).
         finalists: How many of the best candidates are told apart by training each for a short while, then half of them
             for twice as long, and so on; 0: none.

@@ -14,6 +14,7 @@ from torch import Tensor
 from pgnas.bayes import HalvingPlan, Race, RaceResult, elimination, exhaustive, halving, plan_halving
 from pgnas.bayes._elimination import increments, log_wealth
 from pgnas.bayes._image_order import WEIGHT_FLOOR, exponential_clocks, image_order, image_weights, inclusion
+from pgnas.bayes.racing import least_budget
 from pgnas.errors import InputError
 
 
@@ -123,6 +124,23 @@ def test_a_plan_halves_ends_with_all_images_and_keeps_the_budget(
     assert all(stop % batch == 0 for stop in plan.stops[:-1])
     if len(plan.sizes) > 2:
         assert all(kept == math.ceil(size / 2) for size, kept in itertools.pairwise(plan.sizes))
+
+
+@given(st.integers(1, 3000), st.integers(1, 600), st.integers(1, 40), st.sampled_from([None, 0]))
+def test_the_least_budget_suffices_and_less_does_not(arms: int, images: int, batch: int, pilot: int | None) -> None:
+    batch = min(batch, images)
+    least = least_budget(arms, images, batch=batch, pilot=pilot)
+    plan = plan_halving(arms, images, least, batch=batch, pilot=pilot)
+    assert plan.passes <= least * arms * images + 1e-6
+    if least > 0.0001 and arms > 1:
+        with pytest.raises(InputError, match=f"spend {100 * least:.2f} % or more"):
+            plan_halving(arms, images, least - 0.0001, batch=batch, pilot=pilot)
+
+
+def test_a_pilot_is_part_of_the_least_budget() -> None:
+    assert least_budget(250, 2) == 0.57  # 17 arms on both images, one image for each arm, one more for the winner
+    with pytest.raises(InputError, match=r"all 2 for the winner and 16 others, got 52\.00%; spend 57\.00 % or more"):
+        plan_halving(250, 2, 0.52)
 
 
 @pytest.mark.parametrize(("arms", "budget"), [(10_000, 0.05), (10_000, 0.2), (777, 0.1), (64, 0.3)])

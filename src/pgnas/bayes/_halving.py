@@ -11,6 +11,7 @@ answers of real candidates this loses far less at the same number of passes.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -122,16 +123,17 @@ def plan_halving(arms: int, images: int, budget: float, *, batch: int = 1, pilot
     allowed = math.floor(budget * arms * images + 1e-6)
     if arms == 1 or allowed >= arms * images:
         return HalvingPlan((arms,), (images,))
-    pilot = pilot_size(arms, budget) if pilot is None else pilot
+    asked, pilot = pilot, pilot_size(arms, budget) if pilot is None else pilot
     if pilot == 1 or not 0 <= pilot <= arms:
         raise InputError("racing pilot", f"must be 0 or lie in 2..{arms}", value=pilot, remedy="one arm has no spread")
-    least = pilot * images + arms * batch + images - batch
-    if allowed < least:
+    if not _pays(arms, images, budget, batch, asked):
+        each = f"{batch} image{'s' if batch > 1 else ''} for each of {arms} candidates"
+        least = 100 * least_budget(arms, images, batch=batch, pilot=asked)
         raise InputError(
             "racing budget",
-            f"must pay {batch} images for each of {arms} candidates and all {images} for the winner",
+            f"must pay {each} and all {images} for the winner" + (f" and {pilot} others" if pilot else ""),
             value=f"{budget:.2%}",
-            remedy=f"spend {math.ceil(1e4 * least / (arms * images)) / 100:.2f} % or more, or use smaller batches",
+            remedy=f"spend {least:.2f} % or more" + (", or use smaller batches" if batch > 1 else ""),
         )
     sizes = [arms]
     while sizes[-1] > 1:
@@ -142,6 +144,26 @@ def plan_halving(arms: int, images: int, budget: float, *, batch: int = 1, pilot
         first = (allowed - (pilot + 1) * images) // (arms - 1) // batch * batch
         return HalvingPlan((arms, 1), (first, images), pilot)
     return min(fitting, key=_unevenness)
+
+
+def least_budget(arms: int, images: int, *, batch: int = 1, pilot: int | None = None) -> float:
+    """The share, in steps of 0.0001, that suffices for `plan_halving`, as do all above it.
+
+    Args:
+        arms: C.
+        images: N.
+        batch: As of `plan_halving`.
+        pilot: As of `plan_halving`.
+    """
+    steps = itertools.takewhile(lambda step: _pays(arms, images, step / 10_000, batch, pilot), range(10_000, 0, -1))
+    return min(steps) / 10_000
+
+
+def _pays(arms: int, images: int, budget: float, batch: int, pilot: int | None) -> bool:
+    """Whether a budget pays all passes, or the pilot, a batch for each arm and the remaining images for one."""
+    allowed = math.floor(budget * arms * images + 1e-6)
+    pilot = pilot_size(arms, budget) if pilot is None else pilot
+    return allowed >= min(arms * images, pilot * images + arms * batch + images - batch)
 
 
 def _spend(sizes: list[int], images: int, allowed: int, batch: int, pilot: int) -> HalvingPlan:

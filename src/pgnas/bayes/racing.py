@@ -20,12 +20,22 @@ import torch
 from torch import Tensor
 
 from pgnas.bayes._elimination import Elimination
-from pgnas.bayes._halving import Halving, HalvingPlan, pilot_size, plan_halving
+from pgnas.bayes._halving import Halving, HalvingPlan, least_budget, pilot_size, plan_halving
 from pgnas.bayes._mixed_model import standardized
 from pgnas.bayes._race import Race, RaceResult, Request
 from pgnas.errors import InputError
 
-__all__ = ["HalvingPlan", "Race", "RaceResult", "Request", "elimination", "exhaustive", "halving", "plan_halving"]
+__all__ = [
+    "HalvingPlan",
+    "Race",
+    "RaceResult",
+    "Request",
+    "elimination",
+    "exhaustive",
+    "halving",
+    "least_budget",
+    "plan_halving",
+]
 
 
 def exhaustive(arms: int, images: int, *, generator: torch.Generator) -> Race:

@@ -21,6 +21,7 @@ from pgnas.run_folder.tensors import load_tensors
 from pgnas.stages import finishing, network_file, searching
 from pgnas.stages.baselines import train_baselines
 from pgnas.stages.context import HANDED_IN, Context, state_digest
+from pgnas.stages.ranking_budget import require_ranking_budget
 from pgnas.stages.result import RunResult, result_fields
 from pgnas.stages.store import FolderStore
 
@@ -154,6 +155,7 @@ def _check(context: Context, name: str) -> None:
         context.supernet  # noqa: B018
         if name == "search":
             context.recipe.require_reachable(context.supernet)
+            require_ranking_budget(context.config, len(context.data.select))
         if name != "search":
             context.posterior  # noqa: B018
         if name in ("extract", *_AFTER_EXTRACTION):
