@@ -9,12 +9,20 @@ import torch
 from torch import nn
 
 import pgnas
+from pgnas import stages
+from pgnas.architecture import Architecture
+from pgnas.bayes import elimination
+from pgnas.config import RunConfig
 from pgnas.errors import ConfigError, InputError, RunFolderError
+from pgnas.nn import Counts
 from pgnas.processes import Processes
+from pgnas.progress import SilentReporter
+from pgnas.run_folder import RunFolder
 from pgnas.stages import racing
-from pgnas.stages.candidates import draw
+from pgnas.stages.candidates import Candidate, draw
+from pgnas.stages.context import Context
 from pgnas.stages.engine import make_engine
-from pgnas.stages.racing import make_race, run_race, units_kept
+from pgnas.stages.racing import Raced, _scored, make_race, run_race, units_kept
 from pgnas.stages.training import judge_examples
 
 IMAGES = 400
@@ -44,9 +52,9 @@ class Judge:
         self._arm = {c.architecture: arm for arm, c in enumerate(drawn)}
         extract = racing.extract_small
 
-        def remember(supernet, architecture):
+        def remember(supernet, architecture, **options):
             self._now = self._arm[architecture]
-            return extract(supernet, architecture)
+            return extract(supernet, architecture, **options)
 
         monkeypatch.setattr(racing, "extract_small", remember)
 
@@ -156,3 +164,61 @@ def test_the_units_kept_are_those_of_the_architectures(searched):
     for row, candidate in zip(kept.tolist(), drawn, strict=True):
         architecture = candidate.architecture
         assert row == [flag for name in architecture.sizes for flag in architecture.flags(name)]
+
+
+def test_who_stayed_longer_comes_first_whatever_an_early_sample_saw():
+    rng = torch.Generator().manual_seed(0)
+    arms, images = 4000, 200
+    hard, good = 2 * torch.randn(images, generator=rng), 0.6 * torch.randn(arms, 1, generator=rng)
+    right = (torch.rand(arms, images, generator=rng) < torch.sigmoid(hard + good + 1)).float()
+    race = elimination(arms, images, delta=0.05, generator=rng)
+    while (request := race.request()) is not None:
+        race = race.observe(right[request.arms][:, request.images])
+    drawn = [Candidate(Architecture({"a": arms}, {"a": (arm,)}), Counts(1, 1), False, 0) for arm in range(arms)]
+    raced = Raced(_scored(drawn, race, torch.ones(arms, 2, dtype=torch.float64)), race.result(), right, right)
+    order = [candidate.architecture.kept["a"][0] for candidate in raced.best_first]
+    assert len(race.result().pilot) > 0
+    assert sorted(order) == list(range(arms))
+    assert (race.standing.left[order].diff() <= 0).all()
+    assert order[0] == race.result().winner
+    assert raced.facts()["runner_up"] == drawn[order[1]].architecture.digest
+
+
+def facts_of(run):
+    return {name: stage["facts"] for name, stage in json.loads((run.path / "stages.json").read_text()).items()}
+
+
+@pytest.mark.parametrize("ranking", ["exhaustive", "halving"])
+def test_ranking_costs_the_images_that_candidates_have_seen(tmp_path, ranking):
+    settings = {"epochs": 1, "candidates": 40, "ranking": ranking, "ranking_budget": 0.1, "recalibrate": "off"}
+    run = stages.run(
+        RunConfig(model="multibranch-resnet:width=4,stages=1,blocks=1", data="digits", out=str(tmp_path / "run"),
+                  max_macs="60%", device="cpu", initial_drop=0.3, **settings), until="sample",
+    )  # fmt: skip
+    rows = [json.loads(line) for line in (run.path / "candidates.jsonl").read_text().splitlines()]
+    with RunFolder.open(run.path, writer=False) as folder:
+        context = Context(folder, SilentReporter())
+        images, examples, full = len(context.data.select), context.recipe.examples_an_epoch, context.full.macs
+    shares, found = [row["macs"] / full for row in rows], facts_of(run)["sample"]
+    if ranking == "exhaustive":
+        assert found["ranking_spent"] == pytest.approx(sum(shares) * images / 3 / examples)
+    else:
+        passes = found["passes"]
+        assert passes < 0.2 * len(rows) * images
+        assert min(shares) * passes / 3 / examples <= found["ranking_spent"] <= max(shares) * passes / 3 / examples
+
+
+def test_a_budget_that_ranking_would_use_up_ranks_fewer(tmp_path):
+    config = RunConfig(
+        model="multibranch-resnet:width=4,stages=1,blocks=1", data="digits", out=str(tmp_path / "run"), budget="4",
+        max_macs="60%", device="cpu", initial_drop=0.3, candidates=64, recalibrate="on", shed="off",
+    )  # fmt: skip
+    run = stages.run(config, until="train")
+    facts = facts_of(run)
+    searched, sampled, trained = (facts[name] for name in ("search", "sample", "train"))
+    left = 4 - searched["spent"]
+    assert 1 < sampled["count"] < 64
+    assert 0.4 * left < sampled["ranking_spent"] <= 0.5 * left
+    rows = [json.loads(line) for line in (run.path / "candidates.jsonl").read_text().splitlines()]
+    assert len(rows) == sampled["count"]
+    assert trained["epochs"] >= 2

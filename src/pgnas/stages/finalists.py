@@ -17,7 +17,7 @@ from typing import Any
 
 from pgnas.nn import extract_small
 from pgnas.progress import Progress, SilentReporter
-from pgnas.stages.candidates import Candidate, ordered, worth
+from pgnas.stages.candidates import Candidate, worth
 from pgnas.stages.context import Context
 from pgnas.stages.epochs import run_epochs
 from pgnas.stages.phases import NetworkPhase
@@ -76,21 +76,21 @@ class Finalist:
 
 
 def hold_finals(
-    run: Context, store: Store, ranked: Sequence[Candidate], calibration: Sequence[Any] | None
+    run: Context, store: Store, best_first: Sequence[Candidate], calibration: Sequence[Any] | None
 ) -> tuple[Candidate, dict[str, Any]]:
     """Train the best candidates, round by round; the one that is best at the end, with the score it was ranked by.
 
     Args:
         run: The run.
         store: Keeps checkpoints.
-        ranked: Candidates with scores.
+        best_first: Candidates with scores, as they were ranked.
         calibration: Training batches on which BatchNorm is re-estimated first, if that was done in ranking.
 
     Returns:
         The winner, and what the stage says of the finals.
     """
     config = run.config
-    by_digest = {candidate.architecture.digest: candidate for candidate in ordered(ranked, by=config.rank_by)}
+    by_digest = {candidate.architecture.digest: candidate for candidate in best_first}
     finalists = [
         Finalist(digest, run.recipe.cost(candidate.counts), functools.partial(_phase, run, candidate, calibration))
         for digest, candidate in itertools.islice(by_digest.items(), config.finalists)

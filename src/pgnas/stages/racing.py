@@ -21,7 +21,7 @@ from pgnas.stages.training import Judge, Score
 State = dict[str, Tensor]
 PART = 32
 """Candidates scored between two saved states of a race."""
-_LOSSES = "losses"
+_LOSSES, _CALLS = "losses", "calls"
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,33 @@ class Raced:
     Attributes:
         candidates: Those that were drawn, each with its score on the images that it has seen.
         result: What the race tells.
+        seen: Images that each was scored on, (C,).
+        calls: How often each was extracted and scored, (C,).
     """
 
     candidates: tuple[Candidate, ...]
     result: RaceResult
+    seen: Tensor
+    calls: Tensor
 
     @property
     def winner(self) -> Candidate:
         """The candidate chosen; it has seen all images."""
         return self.candidates[self.result.winner]
 
+    @property
+    def best_first(self) -> list[Candidate]:
+        """All candidates: the winner, which has seen all images, and then who stayed longer before the others.
+
+        Not by their scores: those of an early sample that was scored on all images say nothing of who left when.
+        """
+        return [self.candidates[arm] for arm in self.result.order.tolist()]
+
     def facts(self) -> dict[str, Any]:
         """What the run's result says of the race."""
+        second = self.best_first[1:2]
         return {
+            **({"runner_up": second[0].architecture.digest} if second else {}),
             "passes": self.result.passes,
             "passes_share": self.result.share,
             "error": self.result.error,
@@ -93,7 +107,7 @@ def run_race(
     candidates: Sequence[Candidate],
     judge: Judge,
     *,
-    recalibrated: bool,
+    recalibrated: bool = False,
     processes: Processes,
     state: State | None = None,
     keep: Callable[[State], None] = lambda state: None,
@@ -116,8 +130,9 @@ def run_race(
         RunFolderError: The state is of another race.
     """
     losses = torch.zeros(len(candidates), 2, dtype=torch.float64)  # summed loss and images
+    calls = torch.zeros(len(candidates), dtype=torch.long)
     if state is not None:
-        race, losses = _resumed(race, state, losses)
+        race, losses, calls = _resumed(race, state, losses, calls)
     turn, turns = processes.turn
     while (request := race.request(limit=PART * turns)) is not None:
         mine: list[tuple[list[float], float]] = []
@@ -128,22 +143,23 @@ def run_race(
                 mine.append((scores.tolist(), mean_loss))
         told = [row for rows in processes.gather(mine) for row in rows]
         seen = len(request.images)
+        calls[request.arms] += 1
         losses[request.arms] += torch.tensor([[mean * seen, seen] for _, mean in told], dtype=torch.float64)
         stage = int(race.standing.position[1])
         race = race.observe(torch.tensor([scores for scores, _ in told]))
         if turns > 1 and int(race.standing.position[1]) != stage:  # who stays must not hang on a process's rounding
             race = race.resume(processes.from_first(race.state))
-        keep({**race.state(), _LOSSES: losses})
+        keep({**race.state(), _LOSSES: losses, _CALLS: calls})
         progress(int(race.standing.position[3]))
-    return Raced(_scored(candidates, race, losses), race.result())
+    return Raced(_scored(candidates, race, losses), race.result(), losses[:, 1], calls)
 
 
-def _resumed(race: Race, state: Mapping[str, Tensor], losses: Tensor) -> tuple[Race, Tensor]:
-    rest = {name: value for name, value in state.items() if name != _LOSSES}
+def _resumed(race: Race, state: Mapping[str, Tensor], losses: Tensor, calls: Tensor) -> tuple[Race, Tensor, Tensor]:
+    rest = {name: value for name, value in state.items() if name not in (_LOSSES, _CALLS)}
     kept = state.get(_LOSSES)
     if kept is None or kept.shape != losses.shape:
         raise RunFolderError("race.safetensors", "must be of this run's race", remedy="remove it to race again")
-    return race.resume(rest), kept.clone()
+    return race.resume(rest), kept.clone(), state.get(_CALLS, calls).clone()
 
 
 def _scored(candidates: Sequence[Candidate], race: Race, losses: Tensor) -> tuple[Candidate, ...]:

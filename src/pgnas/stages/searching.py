@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,12 +14,12 @@ from pgnas.nn import SmallNetwork, Supernet, extract_small
 from pgnas.nn.outline import outline
 from pgnas.run_folder.tensors import load_tensors
 from pgnas.seeds import derive_seed
-from pgnas.stages.candidates import Candidate, best, rank
+from pgnas.stages.candidates import Candidate, ordered, rank
 from pgnas.stages.context import Context
 from pgnas.stages.finalists import hold_finals
 from pgnas.stages.latency import meet_latency
 from pgnas.stages.phases import PosteriorPhase
-from pgnas.stages.racing import make_race, run_race
+from pgnas.stages.racing import Raced, make_race, run_race
 from pgnas.stages.ranking_budget import budget_for
 from pgnas.stages.recipe import CALIBRATION_BATCHES, FORWARD_SHARE
 from pgnas.stages.store import FolderStore
@@ -28,6 +28,8 @@ from pgnas.supernets import load_state
 
 TRIALS = 8
 """Candidates on which ``--recalibrate auto`` compares validation accuracy with and without."""
+RANKING_SHARE = 0.5
+"""Of what a budget has left after the search ranking may cost this share; the rest is the found network's."""
 TUNED_NAME = "finetuned.safetensors"
 JOINT_NAME = "joint.safetensors"
 """The found network after it was trained together with others."""
@@ -72,12 +74,9 @@ def spent_searching(run: Context) -> float:
 def spent(run: Context) -> float:
     """What learning the posterior, ranking and training with others have cost, in epochs of the full network."""
     sampled = run.folder.stage_facts("sample")
-    passes = len(run.data.select)
-    if sampled.get("recalibrated"):
-        passes += CALIBRATION_BATCHES * run.config.batch_size
-    ranking = FORWARD_SHARE * int(str(sampled["count"])) * passes / run.recipe.examples_an_epoch
     finals = float(str(sampled.get("finalists_spent", 0.0)))
-    return spent_searching(run) + ranking * run.recipe.cost(run.found) + finals + spent_together(run)
+    ranking = float(str(sampled.get("ranking_spent", 0.0)))
+    return spent_searching(run) + ranking + finals + spent_together(run)
 
 
 def spent_together(run: Context) -> float:
@@ -114,20 +113,27 @@ def sample(run: Context, store: FolderStore) -> Facts:
     Of the best ones the last is chosen by training each for a short while, if that is asked for.
     """
     supernet = run.posterior
-    drawn = run.recipe.draw(supernet)
+    drawn = _affordable(run, run.recipe.draw(supernet))
     calibration = run.calibration_batches()
     recalibrates, trials, tried = choose_recalibration(run, supernet, drawn[:TRIALS], calibration)
     used = calibration if recalibrates else None
     score = run.recipe.scorer(run.held_out(run.data.select), used)
     if run.config.ranking == "exhaustive":
         ranked = _rank_all(run, drawn, tried, score, recalibrated=recalibrates)
-        winner, sample_of, raced = best(ranked, by=run.config.rank_by), ranked, dict[str, Any]()
+        best_first, sample_of, raced = ordered(ranked, by=run.config.rank_by), ranked, Facts()
+        spent_ranking = _ranking_spent(run, ((c, len(run.data.select), 1) for c in ranked), recalibrated=recalibrates)
     else:
-        ranked, winner, raced = _race(run, drawn, used)
-        sample_of = ranked[: int(raced.pop("unselected"))]
-    finals: Facts = {}
+        outcome = _race(run, drawn, used)
+        ranked, best_first, raced = list(outcome.candidates), outcome.best_first, outcome.facts()
+        sample_of = ranked[: len(outcome.result.pilot)]
+        passed = zip(ranked, outcome.seen.tolist(), outcome.calls.tolist(), strict=True)
+        spent_ranking = _ranking_spent(run, passed, recalibrated=recalibrates)
+    if trials:
+        both = ((c, len(run.data.select), 1) for c in drawn[:TRIALS])  # of which one way was the ranking's own
+        spent_ranking += _ranking_spent(run, both, recalibrated=not recalibrates)
+    winner, finals = best_first[0], Facts()
     if run.config.finalists:
-        winner, finals = hold_finals(run, store, ranked, used)
+        winner, finals = hold_finals(run, store, best_first, used)
     timed: Facts = {}
     if run.config.max_latency is not None:
         row, timed = run.processes.from_first(lambda: _timed(run, winner, score, recalibrated=recalibrates))
@@ -147,10 +153,42 @@ def sample(run: Context, store: FolderStore) -> Facts:
         "recalibrated": recalibrates,
         "trials": trials,
         "digest": winner.architecture.digest,
+        "ranking_spent": spent_ranking,
         **raced,
         **finals,
         **timed,
     }
+
+
+def _affordable(run: Context, drawn: list[Candidate]) -> list[Candidate]:
+    """With a budget those whose ranking leaves half of what is left of it for the found network, at least one.
+
+    Races have a budget of their own, and a search without a decision is ranked after its budget.
+    """
+    budget, config = run.recipe.budget, run.config
+    if budget is None or config.ranking != "exhaustive" or config.decision_share() is None:
+        return drawn
+    left, count = RANKING_SHARE * (budget - spent_searching(run)), 0
+    for candidate in drawn:
+        passed = [(candidate, len(run.data.select), 1)]
+        left -= _ranking_spent(run, passed, recalibrated=config.recalibrate != "off")
+        count += left >= 0
+    if 0 < count < len(drawn):
+        run.progress.note(f"of {len(drawn)} candidates the budget pays for ranking {count}")
+    return drawn[: max(1, count)]
+
+
+def _ranking_spent(run: Context, passed: Iterable[tuple[Candidate, float, float]], *, recalibrated: bool) -> float:
+    """What forward passes cost, in epochs of the full network.
+
+    Args:
+        run: The run.
+        passed: A candidate, how many held-out images it has seen, and in how many parts.
+        recalibrated: Whether BatchNorm was re-estimated before each part.
+    """
+    batches = CALIBRATION_BATCHES * run.config.batch_size if recalibrated else 0
+    images = sum((seen + batches * parts) * run.recipe.cost(candidate.counts) for candidate, seen, parts in passed)
+    return FORWARD_SHARE * images / run.recipe.examples_an_epoch
 
 
 def _rank_all(
@@ -178,9 +216,7 @@ def _rank_all(
     return ranked
 
 
-def _race(
-    run: Context, drawn: Sequence[Candidate], calibration: Sequence[tuple[Tensor, Tensor]] | None
-) -> tuple[list[Candidate], Candidate, Facts]:
+def _race(run: Context, drawn: Sequence[Candidate], calibration: Sequence[tuple[Tensor, Tensor]] | None) -> Raced:
     """Race the candidates on the selection half; those of a killed session go on from its last state."""
     config, select = run.config, run.data.select
     race = make_race(
@@ -209,7 +245,7 @@ def _race(
     run.folder.truncate_lines("candidates.jsonl", 0)
     for candidate in raced.candidates:
         run.folder.append_line("candidates.jsonl", candidate.to_row())
-    return list(raced.candidates), raced.winner, {**raced.facts(), "unselected": len(raced.result.pilot)}
+    return raced
 
 
 def _timed(
