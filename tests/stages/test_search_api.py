@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pgnas
+from pgnas.bayes import GibbsPrior
 from pgnas.errors import ConfigError, DataError
 
 
@@ -90,6 +91,8 @@ def test_bad_settings_and_loaders_are_refused():
         pgnas.search(supernet, (b for b in loader), loader, loss=nn.functional.mse_loss)
     with pytest.raises(DataError, match="at least one batch"):
         pgnas.search(supernet, [], loader, loss=nn.functional.mse_loss)
+    with pytest.raises(ConfigError, match="GibbsPrior needs a cost to weigh"):
+        pgnas.search(supernet, loader, loader, epochs=1, prior=GibbsPrior())
     with pytest.raises(ConfigError, match="max-macs"):
         pgnas.search(supernet, loader, loader, loss=nn.functional.mse_loss, max_macs="400%")
 

@@ -2,8 +2,8 @@
 
 A *gate* holds one binary variable per *unit* (an input channel of a layer, or a whole group of a grouped convolution).
 Under the posterior its units are independent Bernoulli variables; their logits are shared as the granularity says:
-one a unit (``channel``), one a source of the gated value (``group``, the paper's), or the product of both
-(``product``: a unit lives if its own gate and its group's are open). With ``operation`` only operations have gates.
+one a unit (``channel``), one a source of the gated value (``group``, the paper's), or both (``product``: a unit's keep
+probability is its own times its group's; units are drawn independently). With ``operation`` only operations have gates.
 
 The units of a *choice* are its options, of which exactly one is open: a categorical variable. They come last.
 """

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pgnas.architecture import Architecture
-from pgnas.bayes import Prior
+from pgnas.bayes import GibbsPrior, Prior
 from pgnas.config import Device, Precision, RunConfig, Switch
-from pgnas.errors import DataError
+from pgnas.errors import ConfigError, DataError
 from pgnas.nn import Counts, Supernet, extract_small
 from pgnas.progress import Progress, SilentReporter
 from pgnas.stages.candidates import Candidate, best, rank
@@ -131,6 +131,9 @@ def search(
         round_to=round_to, shed="on" if shed else "off", weights_first=weights_first,
         average_weights="auto" if recalibrate_norms else "off",
     )  # fmt: skip
+    if isinstance(prior, GibbsPrior) and not config.has_cap:
+        remedy = "give max_macs, max_params or max_latency"
+        raise ConfigError("prior GibbsPrior", "needs a cost to weigh", value="no cap", remedy=remedy)
     if shed:
         require_sheddable(supernet)
     _steps(val_loader, "val_loader")
