@@ -51,6 +51,40 @@ def test_what_is_neither_name_nor_path_is_refused(complaint, spec):
     complaint(lambda: load_data(spec))
 
 
+OPTIONS = {
+    "{}:broken=skip": "must name the kind of data before a path with options, got '{}'; write folder:{}:broken=skip",
+    "{}:stream=on:broken=skip": "got '{}'; write folder:{}:stream=on,broken=skip",
+    "folder:{}:stream=on:broken=skip": "must have commas between its options, got ':stream=on:broken=skip'; "
+    "write folder:{}:stream=on,broken=skip",
+    "folder:{}:stream=on,broken=skip:frames=2": "write folder:{}:stream=on,broken=skip,frames=2",
+    "folder:{}/nowhere:stream=on:broken=skip": "must name a path that exists, got '{}/nowhere:stream=on'; "
+    "write folder:PATH:option=value",
+}
+
+
+@pytest.mark.parametrize("spec", OPTIONS)
+def test_options_that_are_written_wrongly_are_written_right(complaint, tmp_path, monkeypatch, spec):
+    (tmp_path / "im=gs: 1").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for path in ("im=gs: 1", "~/im=gs: 1"):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        message = complaint(lambda path=path: load_data(spec.replace("{}", path)))
+        shown = OPTIONS[spec].replace("'{}/nowhere", f"'{os.path.expanduser(path)}/nowhere")
+        assert message.endswith(shown.replace("{}", path))
+
+
+def test_options_of_a_file_of_arrays_name_its_kind(complaint, tmp_path):
+    (tmp_path / "a.npz").touch()
+    message = complaint(lambda: load_data(f"{tmp_path}/a.npz:up=H"))
+    assert message.endswith(f"write npz:{tmp_path}/a.npz:up=H")
+
+
+def test_a_path_that_looks_like_options_is_a_path(complaint, tmp_path):
+    (tmp_path / "a:stream=on").mkdir()
+    for spec in (f"{tmp_path}/a:stream=on", f"folder:{tmp_path}/a:stream=on:broken=skip"):
+        assert "class folders" in complaint(lambda spec=spec: load_data(spec))
+
+
 def test_a_file_of_another_kind_is_refused(complaint, tmp_path):
     (tmp_path / "data.tar").write_bytes(b"x")
     assert "unpack" in complaint(lambda: load_data(str(tmp_path / "data.tar")))

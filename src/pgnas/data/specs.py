@@ -9,6 +9,7 @@ import re
 from pgnas.data.sources import Request, Source, registered_sources
 from pgnas.errors import DataError
 
+_CHAINED = re.compile(r"(?P<path>.*?)(?P<options>(?:[:,][\w-]+=[^,=:/\\]*)+)", re.DOTALL)  # by colons, too
 _OPTIONS = re.compile(r"(?P<path>.*):(?P<options>[\w-]+=[^,=:/\\]*(?:,[\w-]+=[^,=:/\\]*)*)", re.DOTALL)
 
 
@@ -28,10 +29,9 @@ def resolve(spec: str, image_size: int | None) -> tuple[Source, Request]:
     if colon and kind in sources:
         return sources[kind], _request(spec, sources[kind], rest, image_size)
     path = os.path.expanduser(spec)
-    if os.path.isdir(path):
-        return sources["folder"], Request(image_size, path)
-    if os.path.isfile(path) and path.lower().endswith(".npz"):
-        return sources["npz"], Request(image_size, path)
+    if plain := _plain_kind(path):
+        return sources[plain], Request(image_size, path)
+    _require_kind(spec)
     raise _unknown(spec, path, sources)
 
 
@@ -44,6 +44,7 @@ def _request(spec: str, source: Source, rest: str, image_size: int | None) -> Re
     found = _OPTIONS.fullmatch(rest)
     path = os.path.expanduser(found["path"] if found else rest)
     if not os.path.exists(path):
+        _require_commas(spec, source, rest)
         value = repr(path) if path else "no path"
         remedy = f"write {source.name}:PATH" + (":option=value" if source.options else "")
         raise DataError(f"data {spec!r}", "must name a path that exists", value=value, remedy=remedy)
@@ -52,6 +53,36 @@ def _request(spec: str, source: Source, rest: str, image_size: int | None) -> Re
         name, _, text = part.partition("=")
         options[name] = _value(spec, source, name, text)
     return Request(image_size, path, options)
+
+
+def _plain_kind(path: str) -> str | None:
+    """What a path of which no kind is named is read as, if it can be."""
+    if os.path.isdir(path):
+        return "folder"
+    return "npz" if os.path.isfile(path) and path.lower().endswith(".npz") else None
+
+
+def _require_commas(spec: str, source: Source, rest: str) -> None:
+    path, options = _chained(rest)
+    if path and options.startswith(":") and os.path.exists(os.path.expanduser(path)):
+        written = options[1:].replace(":", ",")
+        remedy = f"write {source.name}:{path}:{written}"
+        raise DataError(f"data {spec!r}", "must have commas between its options", value=repr(options), remedy=remedy)
+
+
+def _require_kind(spec: str) -> None:
+    path, options = _chained(spec)
+    kind = _plain_kind(os.path.expanduser(path))
+    if path and options.startswith(":") and kind:
+        written = options[1:].replace(":", ",")
+        rule = "must name the kind of data before a path with options"
+        raise DataError(f"data {spec!r}", rule, value=repr(path), remedy=f"write {kind}:{path}:{written}")
+
+
+def _chained(text: str) -> tuple[str, str]:
+    """A path and the options after it, with whatever separates them; none: empty."""
+    found = _CHAINED.fullmatch(text)
+    return (found["path"], found["options"]) if found else (text, "")
 
 
 def _value(spec: str, source: Source, name: str, text: str) -> object:
