@@ -118,3 +118,61 @@ def test_operations_are_chosen_and_what_is_found_trains_on():
     assert isinstance(result.model, nn.Module)
     assert not [m for m in result.model.modules() if isinstance(m, pgnas.OneOf | pgnas.AnyOf)]
     assert result.model(torch.zeros(3, 3, 16)).shape == (3, 1)
+
+
+class Outputs(nn.Module):
+    """A classifier whose outputs are wrapped."""
+
+    def __init__(self, wrap):
+        super().__init__()
+        self.a, self.fc, self.wrap = nn.Conv1d(3, 4, 3), nn.Linear(4, 2), wrap
+
+    def forward(self, x):
+        return self.wrap(self.fc(self.a(x).relu().mean(2)))
+
+
+def search_classes(wrap, **settings):
+    torch.manual_seed(0)
+    x = torch.randn(48, 3, 16)
+    loader = DataLoader(TensorDataset(x, (x[:, 0].mean(1) > 0).long()), 16)
+    supernet = pgnas.supernet(Outputs(wrap), torch.zeros(2, 3, 16))
+    return pgnas.search(supernet, loader, loader, epochs=1, candidates=2, device="cpu", **settings)
+
+
+def dict_loss(outputs, targets):
+    return nn.functional.cross_entropy(outputs["logits"], targets)
+
+
+def dict_accuracy(outputs, targets):
+    return (outputs["logits"].argmax(1) == targets).float()
+
+
+WRAPPED = {
+    "a dict, loss": (lambda y: {"logits": y}, {}, "loss", "dict"),
+    "a dict, metric": (lambda y: {"logits": y}, {"loss": dict_loss}, "metric", "dict"),
+    "a tuple, loss": (lambda y: (y, y.sum()), {}, "loss", "tuple"),
+    "a tuple, metric": (
+        lambda y: (y, y.sum()),
+        {"loss": lambda outputs, targets: nn.functional.cross_entropy(outputs[0], targets)},
+        "metric",
+        "tuple",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_outputs_that_are_no_logits_need_a_loss_and_a_metric_of_their_own(kind):
+    wrap, settings, setting, found = WRAPPED[kind]
+    with pytest.raises(ConfigError) as caught:
+        search_classes(wrap, **settings)
+    assert str(caught.value) == (
+        f"pgnas.search setting '{setting}' must be given for a network whose output is not one tensor of logits, "
+        f"got a {found}; pass loss= and metric=, functions of (outputs, targets)"
+    )
+
+
+def test_outputs_that_are_no_logits_are_scored_by_functions_of_their_own():
+    plain = search_classes(lambda y: y)
+    wrapped = search_classes(lambda y: {"logits": y}, loss=dict_loss, metric=dict_accuracy)
+    assert wrapped.score == plain.score
+    assert wrapped.architecture == plain.architecture

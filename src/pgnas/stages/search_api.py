@@ -17,6 +17,7 @@ from pgnas.errors import ConfigError, DataError
 from pgnas.nn import Counts, Supernet, extract_small
 from pgnas.progress import Progress, SilentReporter
 from pgnas.stages.candidates import Candidate, best, rank
+from pgnas.stages.class_scores import explained
 from pgnas.stages.engine import make_engine, worth_compiling
 from pgnas.stages.epochs import run_epochs
 from pgnas.stages.latency import meet_latency
@@ -120,7 +121,7 @@ def search(
         progress: Where to report; nowhere by default.
 
     Raises:
-        ConfigError: A setting breaks a rule.
+        ConfigError: A setting breaks a rule, or the default loss or metric meets outputs that are not logits.
         DataError: A loader is empty or has no length.
         DivergedError: The loss became NaN or infinite.
     """
@@ -148,8 +149,7 @@ def search(
     recipe = Recipe(
         config,
         engine,
-        loss,
-        metric,
+        *explained(loss, metric),
         supernet.count(supernet.open()),
         epochs,
         steps,
