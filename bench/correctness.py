@@ -22,8 +22,8 @@ from pgnas.nn import extract_small
 from pgnas.progress import SilentReporter
 from pgnas.run_folder import RunFolder
 from pgnas.run_folder.storage import atomic
-from pgnas.stages.candidates import draw
 from pgnas.stages.context import Context
+from pgnas.stages.fitting import draw
 from pgnas.stages.racing import units_kept
 
 SAVE_EVERY = 10

@@ -7,7 +7,7 @@ from torch import nn
 
 from pgnas import measure, supernet
 from pgnas.seeds import derive_seed
-from pgnas.stages.candidates import draw
+from pgnas.stages.fitting import draw
 
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 

@@ -15,7 +15,8 @@ from pgnas.errors import ConfigError
 from pgnas.nn import extract
 from pgnas.nn.shaping import Shaper
 from pgnas.nn.stopwatch import measure_device
-from pgnas.stages.candidates import Candidate, Fitter, best, closed_but_reading, draw, ordered, rank
+from pgnas.stages.candidates import Candidate, best, ordered, rank
+from pgnas.stages.fitting import Fitter, closed_but_reading, draw
 from pgnas.stages.training import Score
 
 

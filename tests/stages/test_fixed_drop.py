@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 import pgnas
 from pgnas.bayes import PaperPrior
-from pgnas.stages.candidates import draw
 from pgnas.stages.engine import make_engine
+from pgnas.stages.fitting import draw
 from pgnas.stages.phases import PosteriorPhase, PosteriorSettings
 from pgnas.stages.schedule import cosine_schedule
 

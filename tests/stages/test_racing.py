@@ -19,9 +19,10 @@ from pgnas.processes import Processes
 from pgnas.progress import SilentReporter
 from pgnas.run_folder import RunFolder
 from pgnas.stages import racing
-from pgnas.stages.candidates import Candidate, draw
+from pgnas.stages.candidates import Candidate
 from pgnas.stages.context import Context
 from pgnas.stages.engine import make_engine
+from pgnas.stages.fitting import draw
 from pgnas.stages.racing import Raced, _scored, make_race, run_race, units_kept
 from pgnas.stages.training import judge_examples
 

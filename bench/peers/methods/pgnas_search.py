@@ -13,8 +13,8 @@ from torch import nn
 from pgnas.nn import Supernet, supernet
 from pgnas.seeds import derive_seed
 from pgnas.stages import searching
-from pgnas.stages.candidates import draw
 from pgnas.stages.context import Context
+from pgnas.stages.fitting import draw
 from pgnas.stages.pipeline import STAGES
 from pgnas.supernets import build_model
 

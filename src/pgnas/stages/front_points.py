@@ -20,8 +20,8 @@ from pgnas.nn import Supernet, extract_small
 from pgnas.nn.shaping import Shaper
 from pgnas.run_folder import RunFolder, SharedFolder
 from pgnas.run_folder.tensors import load_tensors
-from pgnas.stages.candidates import Fitter
 from pgnas.stages.context import START_NAME, Context
+from pgnas.stages.fitting import Fitter
 from pgnas.stages.front_settings import FrontSettings
 from pgnas.stages.phases import LOGIT_BOUND
 from pgnas.stages.schedule import cosine_schedule

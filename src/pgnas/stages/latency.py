@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from pgnas.errors import ConfigError, RunError
 from pgnas.nn import Supernet, extract_small
 from pgnas.nn.timing import latency
-from pgnas.stages.candidates import Candidate, Caps, Fitter
+from pgnas.stages.candidates import Candidate, Caps
+from pgnas.stages.fitting import Fitter
 from pgnas.stages.recipe import Recipe
 from pgnas.stages.training import Score
 

@@ -18,8 +18,9 @@ from pgnas.nn.auxiliary import Headed
 from pgnas.nn.cost import CostName
 from pgnas.nn.shaping import PickRule, Shaper, by_share, by_time
 from pgnas.seeds import derive_seed
-from pgnas.stages.candidates import Candidate, Caps, Fitter, draw
+from pgnas.stages.candidates import Candidate, Caps
 from pgnas.stages.engine import Engine, compile_worth
+from pgnas.stages.fitting import Fitter, draw
 from pgnas.stages.phases import NetworkPhase, PosteriorPhase, PosteriorSettings
 from pgnas.stages.schedule import CosineSchedule, MultistepSchedule, Schedule, WarmRestarts, cosine_schedule
 from pgnas.stages.shedding import Pace, Shedder, SheddingRule, Spending, affordable
