@@ -45,6 +45,11 @@ LAYERS: list[Callable[[], nn.Module]] = [
     lambda: nn.ZeroPad2d((1, 1, 2, 2)),
     lambda: nn.Embedding(5, 3, padding_idx=0),
     lambda: nn.MultiheadAttention(8, 2, dropout=0.1, bias=False, batch_first=True),
+    lambda: nn.LSTM(16, 12, batch_first=True, bidirectional=True),
+    lambda: nn.LSTM(3, 4, 2, bias=False, dropout=0.2, proj_size=2),
+    lambda: nn.GRU(3, 4, 3, False),
+    lambda: nn.RNN(3, 4, nonlinearity="relu"),
+    lambda: nn.RNN(3, 4, 2),
     lambda: nn.Identity(),
 ]
 
@@ -80,8 +85,6 @@ class StochasticDepth(nn.Module):
 def test_layers_without_source_are_named() -> None:
     with pytest.raises(ModelError, match=r"layer 'a\.b' \(Foreign\) must be a layer of torch\.nn"):
         layer_source(Foreign(), "a.b")
-    with pytest.raises(ModelError, match=r"layer 'rnn' \(LSTM\) must be as its constructor makes it"):
-        layer_source(nn.LSTM(2, 3), "rnn")
     hooked = nn.Linear(1, 1)
     hooked.register_forward_hook(lambda *_: None)
     with pytest.raises(ModelError, match="must have no hooks"):
@@ -167,6 +170,23 @@ def test_shapes_are_asked_for_where_they_are_used() -> None:
 def test_a_network_whose_layers_have_numbers() -> None:
     text = require_same(nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.Tanh()), nn.Linear(4, 2)), 3)
     assert "nn.Linear(4, 2)" in text
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_hand_on_their_states(kind: type[nn.RNNBase]) -> None:
+    class Recurrent(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = kind(3, 4, 2, batch_first=True, bidirectional=True)
+            self.second = kind(8, 4, 2, batch_first=True, bidirectional=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            steps, state = self.first(x)
+            last, end = self.second(steps, state)
+            return torch.cat([last[:, -1], (end[0] if kind is nn.LSTM else end)[1]], 1)
+
+    text = require_same(Recurrent(), 5, 3)
+    assert f"self.first = nn.{kind.__name__}(3, 4, num_layers=2, batch_first=True, bidirectional=True)" in text
 
 
 def test_foreign_layers_are_opened() -> None:

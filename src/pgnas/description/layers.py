@@ -84,6 +84,11 @@ def _attention(layer: nn.MultiheadAttention) -> Arguments:
     }
 
 
+@constructor_arguments.register
+def _recurrent(layer: nn.RNNBase) -> Arguments:
+    return {key: getattr(layer, key) for key in _parameters(type(layer))}
+
+
 def shortened(given: Arguments) -> Arguments:
     """``kernel_size=(3, 3)`` as 3; whether the layer means the same by it is for :func:`constructs` to say."""
 
@@ -95,7 +100,7 @@ def shortened(given: Arguments) -> Arguments:
 
 def split_arguments(kind: type[nn.Module], given: Arguments) -> tuple[Arguments, Arguments]:
     """The arguments without a default, and those that differ from theirs."""
-    parameters = inspect.signature(kind).parameters
+    parameters = _parameters(kind)
     required = {key: given[key] for key in given if parameters[key].default is inspect.Parameter.empty}
     optional = {key: value for key, value in given.items() if key not in required and value != parameters[key].default}
     return required, optional
@@ -161,6 +166,8 @@ def build_layer(value: Any, name: str) -> nn.Module:
 
 def _parameters(kind: type[nn.Module]) -> dict[str, inspect.Parameter]:
     """Those of the constructor, without the ones that say where the tensors lie and private ones."""
+    if issubclass(kind, nn.RNNBase):
+        return _recurrent_parameters(kind)
     return {
         key: parameter
         for key, parameter in inspect.signature(kind).parameters.items()
@@ -168,6 +175,15 @@ def _parameters(kind: type[nn.Module]) -> dict[str, inspect.Parameter]:
         and not key.startswith("_")
         and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     }
+
+
+def _recurrent_parameters(kind: type[nn.RNNBase]) -> dict[str, inspect.Parameter]:
+    """Those of the base class but for the mode, which is the class: the constructors name none of them."""
+    found = dict(inspect.signature(nn.RNNBase).parameters)
+    if issubclass(kind, nn.RNN):
+        found["nonlinearity"] = inspect.Parameter("nonlinearity", inspect.Parameter.KEYWORD_ONLY, default="tanh")
+    left_out = {"mode", *_NOT_ARGUMENTS, *(() if issubclass(kind, nn.LSTM) else ("proj_size",))}
+    return {key: parameter for key, parameter in found.items() if key not in left_out}
 
 
 def _likeness(layer: nn.Module) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
