@@ -7,10 +7,12 @@ import itertools
 import pytest
 import torch
 import torchvision.models as zoo
-from torch import nn
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from pgnas.architecture import Architecture
-from pgnas.nn import Counts, Supernet, measure, supernet
+from pgnas.nn import Counts, Supernet, extract, measure, supernet
+from pgnas.nn.channels import ChannelGraph, ChannelOp, channel_rule, temporary_rules
 from pgnas.nn.cost import CostName
 from pgnas.nn.expected_cost import expected_cost
 
@@ -38,6 +40,54 @@ def test_measure_by_hand() -> None:
     macs = 3 * 4 * 9 * 4 * 4 + (4 // 2) * 8 * 9 * 2 * 2 + 8 * 2 * 9 * 2 * 2 + 50 * 6
     params = 3 * 4 * 9 + 8 + (2 * 8 * 9 + 8) + (8 * 2 * 9 + 2) + (50 * 6 + 6)
     assert measure(net, (X,)) == Counts(params, macs)
+
+
+class Multiplied(nn.Linear):
+    """A linear layer that calls no linear function."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight.t()
+
+
+def by_functions(net: Network, x: Tensor) -> Tensor:
+    y = F.conv2d(net.a(x), net.kernel * 2, groups=2)  # a weight that is computed
+    y = F.conv_transpose2d(input=y.relu(), weight=net.up, stride=2)
+    return net.last(F.linear(y.flatten(1), net.line).relu())
+
+
+def test_functions_count_as_layers_do() -> None:
+    torch.manual_seed(0)
+    net = Network(
+        by_functions, a=nn.Conv2d(3, 4, 1), kernel=nn.Parameter(torch.randn(6, 2, 3, 3)),
+        up=nn.Parameter(torch.randn(6, 2, 2, 2)), line=nn.Parameter(torch.randn(5, 288)), last=Multiplied(5, 2),
+    )  # fmt: skip
+    macs = 3 * 4 * 64 + (4 // 2) * 6 * 9 * 36 + 6 * 2 * 4 * 36 + 288 * 5 + 5 * 2
+    gated = supernet(net, X)
+    assert measure(net, X).macs == measure(net, (X,)).macs == macs
+    assert gated.count(gated.open()).macs == macs
+    for kind in KINDS:
+        assert counted(gated, gated.open(), kind) == exact(gated, gated.open(), kind)
+
+
+def blur(x: Tensor) -> Tensor:
+    return F.conv2d(x, torch.ones(x.shape[1], 1, 3, 3), groups=x.shape[1])
+
+
+def test_a_function_that_follows_channels_costs_what_is_left_of_them() -> None:
+    with temporary_rules():
+
+        @channel_rule(blur)
+        def follow(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
+            return graph.follow(node)
+
+        net = Network(lambda net, x: net.b(blur(net.a(x))), a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(8, 2, 1))
+        gated = supernet(randomise(net), X)
+        assert gated.report.barriers == {}
+        for kept in range(1, 9):
+            architecture = Architecture(gated.gates.sizes, {"b": tuple(range(kept))})
+            macs = kept * (3 * 64 + 9 * 36 + 2 * 36)
+            assert gated.count(architecture).macs == measure(extract(gated, architecture), X).macs == macs
+            assert counted(gated, architecture, "macs") == macs
 
 
 def test_measure_leaves_the_network_as_it_was() -> None:

@@ -1,7 +1,7 @@
 """What a network costs: counted on a real module, or counted from a plan of one that is not built.
 
-Multiply-adds (MACs) are those of convolutions and linear layers for one example (not the products inside an attention
-layer); parameters are all trainable tensors, each counted once.
+Multiply-adds (MACs) are those of convolutions and linear layers, be they modules or functions, for one example (not the
+products inside an attention layer); parameters are all trainable tensors, each counted once.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from pgnas.nn.channels import ChannelGraph
 from pgnas.nn.cut import Cut, cut_to
 from pgnas.nn.liveness import Plan
-from pgnas.nn.macs import Counted, macs_per_pair, watch_macs
+from pgnas.nn.macs import watch_macs
 from pgnas.nn.modes import evaluation
+from pgnas.nn.prices import pairs
 
 CostName = Literal["macs", "params", "latency"]
 
@@ -31,11 +32,17 @@ class Counts:
     macs: int
 
 
-def measure(module: nn.Module, inputs: Sequence[Tensor]) -> Counts:
-    """Count a real network by running it once on one of the example inputs; it is left as it was."""
+def measure(module: nn.Module, inputs: Tensor | Sequence[Tensor]) -> Counts:
+    """Count a real network by running it once on one of the example inputs; it is left as it was.
+
+    Args:
+        module: The network.
+        inputs: Example inputs, a tensor (B, C, ...) or several.
+    """
     macs: list[int] = []
+    examples = (inputs,) if isinstance(inputs, Tensor) else inputs
     with evaluation(module), torch.no_grad(), watch_macs(module, macs.append):
-        module(*(x[:1].clone() for x in inputs))
+        module(*(x[:1].clone() for x in examples))
     return Counts(sum(p.numel() for p in module.parameters()), sum(macs))
 
 
@@ -47,21 +54,14 @@ def count_plan(graph: ChannelGraph, plan: Plan) -> Counts:
         kept = plan.computed[name]
         node = graph.nodes[name]
         layer = graph.layer(node)
-        if not kept.any() or (layer is None and node.op != "get_attr"):
+        if not kept.any():
             continue
-        if layer is None:
+        read = plan.reads[name][0] if op.inputs else kept
+        if node.op == "get_attr":
             params.update(_attribute_params(graph, name, int(kept.sum())))
-        elif not graph.is_cut(name):
-            params.update(_remaining(layer, Cut()))
-            macs += graph.macs(name)
-        else:
-            read = plan.reads[name][0]
-            cut = cut_to(layer, read, kept)
-            params.update(_remaining(layer, cut))
-            if isinstance(layer, Counted):
-                groups = cut.attributes.get("groups", 1)
-                pairs = int(read.sum()) * int(kept.sum()) // groups
-                macs += macs_per_pair(layer, graph.example_shape(op.inputs[0]), graph.example_shape(name)) * pairs
+        elif layer is not None:
+            params.update(_remaining(layer, cut_to(layer, read, kept) if graph.is_cut(name) else Cut()))
+        macs += graph.macs(name) * pairs(op, int(read.sum()), int(kept.sum())) // pairs(op, len(read), len(kept))
     return Counts(sum(params.values()), macs)
 
 

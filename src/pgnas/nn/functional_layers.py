@@ -62,23 +62,30 @@ def functional_layers_to_modules(module: fx.GraphModule) -> list[str]:
 
 def applies_own_weight(layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Whether a layer, run on ``args``, gives its own weight to one convolution or linear function, as it is."""
-    watch = _Watch()
-    with torch.no_grad(), watch:
+    weights: list[Tensor] = []
+    with torch.no_grad(), LayerCalls(lambda function, read, weight, made: weights.append(weight)):
         layer.forward(*args, **kwargs)
-    return len(watch.weights) == 1 and watch.weights[0] is layer.weight
+    return len(weights) == 1 and weights[0] is layer.weight
 
 
-class _Watch(TorchFunctionMode):
-    """Notes the weights that layer functions are called with."""
+class LayerCalls(TorchFunctionMode):
+    """While this lasts, ``tell`` hears of every convolution and linear function: it, its input, weight and output."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[Any, Tensor, Tensor, Tensor], None]) -> None:
         super().__init__()
-        self.weights: list[Any] = []
+        self._tell = tell
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
         if func in _WEIGHTED:
-            self.weights.append(args[1] if len(args) > 1 else (kwargs or {}).get("weight"))
-        return func(*args, **(kwargs or {}))
+            given = {**dict(zip(_NAMES[func], args, strict=False)), **(kwargs or {})}
+            self._tell(func, given["input"], given["weight"], made)
+        return made
+
+
+def is_transposed(function: Any) -> bool:
+    """Whether a convolution or linear function is a transposed convolution."""
+    return "output_padding" in _NAMES[function]
 
 
 def _arguments(node: fx.Node) -> dict[str, Any]:
@@ -149,10 +156,10 @@ def _weighted(node: fx.Node, arguments: Arguments, tensors: Mapping[str, Tensor]
         names = ("stride", "padding", "dilation", "output_padding")
         geometry: dict[str, Any] = {name: arguments[name] for name in names if name in arguments}
         dimensions = weight.ndim - 2
-        is_transposed = "output_padding" in _NAMES[node.target]
-        kinds: Any = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d) if is_transposed else _CONVOLUTIONS
+        transposed = is_transposed(node.target)
+        kinds: Any = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d) if transposed else _CONVOLUTIONS
         first, second = weight.shape[0], weight.shape[1] * groups
-        channels = (first, second) if is_transposed else (second, first)
+        channels = (first, second) if transposed else (second, first)
         made: nn.Module = kinds[dimensions - 1](
             *channels, tuple(weight.shape[2:]), groups=groups, bias=has_bias, **geometry
         )

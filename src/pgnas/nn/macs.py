@@ -9,13 +9,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pgnas.nn.functional_layers import LayerCalls, is_transposed
+
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 ConvTranspose = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 Counted = Conv | ConvTranspose | nn.Linear
 
 
-def macs_per_pair(layer: Counted, read: Sequence[int], made: Sequence[int]) -> int:
-    """Multiply-adds of one (input, output) channel pair within a group.
+def layer_macs(layer: nn.Module, read: Sequence[int], made: Sequence[int]) -> int:
+    """Multiply-adds of a whole layer; 0 for a layer that is neither a convolution nor linear.
 
     Args:
         layer: The layer.
@@ -23,35 +25,43 @@ def macs_per_pair(layer: Counted, read: Sequence[int], made: Sequence[int]) -> i
         made: Shape of its output.
     """
     if isinstance(layer, nn.Linear):
-        return math.prod(made) // layer.out_features
-    # A transposed convolution multiplies each position of its input by the whole kernel.
-    is_transposed = isinstance(layer, ConvTranspose)
-    positions = math.prod(read) // layer.in_channels if is_transposed else math.prod(made) // layer.out_channels
-    return positions * math.prod(layer.kernel_size)
-
-
-def layer_macs(layer: nn.Module, read: Sequence[int], made: Sequence[int]) -> int:
-    """Multiply-adds of a whole layer; 0 for a layer that is neither a convolution nor linear."""
-    if isinstance(layer, nn.Linear):
-        return macs_per_pair(layer, read, made) * layer.in_features * layer.out_features
-    if isinstance(layer, Conv | ConvTranspose):
-        return macs_per_pair(layer, read, made) * layer.in_channels * layer.out_channels // layer.groups
+        return math.prod(made) * layer.in_features
+    if isinstance(layer, ConvTranspose):  # multiplies each number of its input by whole kernels
+        return math.prod(read) * layer.out_channels // layer.groups * math.prod(layer.kernel_size)
+    if isinstance(layer, Conv):
+        return math.prod(made) * layer.in_channels // layer.groups * math.prod(layer.kernel_size)
     return 0
 
 
 @contextmanager
 def watch_macs(module: nn.Module, tell: Callable[[int], None]) -> Iterator[None]:
-    """While this lasts, ``tell`` hears the multiply-adds of every convolution and linear layer that runs."""
+    """While this lasts, ``tell`` hears the multiply-adds of every convolution and linear layer that runs.
 
-    def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        read = args[0] if args else kwargs["input"]
-        tell(layer_macs(layer, tuple(read.shape), tuple(output.shape)))
+    They are those of the functions that are called, by layers or by others. A layer of ``module`` that calls none
+    (it multiplies by other means) counts as its type does.
+    """
+    heard, heard_before = 0, dict[nn.Module, int]()
 
-    handles = [
-        layer.register_forward_hook(hook, with_kwargs=True) for layer in module.modules() if isinstance(layer, Counted)
-    ]
+    def hear(function: Any, read: Tensor, weight: Tensor, made: Tensor) -> None:
+        nonlocal heard
+        heard += 1
+        numbers = read.numel() if is_transposed(function) else made.numel()
+        tell(numbers * math.prod(weight.shape[1:] if weight.ndim > 1 else weight.shape))
+
+    def enter(layer: nn.Module, args: tuple[Any, ...]) -> None:
+        heard_before[layer] = heard
+
+    def leave(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        if heard_before[layer] == heard:
+            read = args[0] if args else kwargs["input"]
+            tell(layer_macs(layer, tuple(read.shape), tuple(output.shape)))
+
+    layers = [layer for layer in module.modules() if isinstance(layer, Counted)]
+    handles = [layer.register_forward_pre_hook(enter) for layer in layers]
+    handles += [layer.register_forward_hook(leave, with_kwargs=True) for layer in layers]
     try:
-        yield
+        with LayerCalls(hear):
+            yield
     finally:
         for handle in handles:
             handle.remove()

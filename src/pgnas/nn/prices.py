@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from pgnas.nn.channels import ChannelGraph
-from pgnas.nn.macs import Counted, macs_per_pair
+from pgnas.nn.channels import Barrier, ChannelGraph, ChannelOp, Dense
+from pgnas.nn.macs import Counted
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,27 @@ def mac_prices(graph: ChannelGraph) -> Prices:
     """Multiply-adds for one example."""
     prices = {}
     for name, op in graph.ops.items():
-        layer = graph.layer(graph.nodes[name])
-        if layer is not None and graph.is_cut(name) and isinstance(layer, Counted):
-            read, made = graph.example_shape(op.inputs[0]), graph.example_shape(name)
-            prices[name] = Price(pair=macs_per_pair(layer, read, made))
-        elif layer is not None and graph.macs(name):
-            prices[name] = Price(constant=graph.macs(name))
+        macs = graph.macs(name)
+        if macs and isinstance(op, Barrier):
+            prices[name] = Price(constant=macs)
+        elif macs:
+            inputs = op.values[0].channels if op.values else 0
+            prices[name] = Price(pair=macs / pairs(op, inputs, op.value.channels))
     return prices
+
+
+def pairs(op: ChannelOp, inputs: int, outputs: int) -> int:
+    """How many (input, output) channel pairs an operation works on, with so many left; one an output if it mixes none.
+
+    Args:
+        op: The operation.
+        inputs: Channels of its first input.
+        outputs: Channels of its output.
+    """
+    if not isinstance(op, Dense):
+        return outputs
+    groups = max(1, inputs // op.per_group) if op.groups > 1 else 1
+    return inputs * outputs // groups
 
 
 def parameter_prices(graph: ChannelGraph) -> Prices:
