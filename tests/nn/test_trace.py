@@ -21,7 +21,9 @@ X = images(dtype=torch.float32)
 
 
 def network(run: Callable[..., Any]) -> nn.Module:
-    return Network(run, a=nn.Conv2d(3, 4, 3, padding=1), b=nn.Conv2d(4, 4, 1), head=nn.Linear(4, 2))
+    made = Network(run, a=nn.Conv2d(3, 4, 3, padding=1), b=nn.Conv2d(4, 4, 1), head=nn.Linear(4, 2))
+    made.register_buffer("line", torch.linspace(-1, 1, 8).view(1, 1, 1, 8))
+    return made
 
 
 @dataclasses.dataclass
@@ -56,6 +58,14 @@ FOLLOWED = {
     "dataclass": lambda net, x: Output(scores=net.head((y := net.b(net.a(x))).mean((2, 3))), map=y),
     "named tuple": lambda net, x: Pair(net.head((y := net.b(net.a(x))).mean((2, 3))), y),
     "list": lambda net, x: [net.b(net.a(x)), (x,)],
+    "zeros of sizes": lambda net, x: net.b(net.a(x) + torch.zeros(x.shape[0], 1, *x.shape[2:])),
+    "ones of a shape": lambda net, x: net.b(net.a(x) + torch.ones(*x.shape)[:, :1]),
+    "new ones": lambda net, x: net.b(net.a(x)) + net.line.new_ones(x.shape[0], 1, 1, 1),
+    "identity of the batch": lambda net, x: torch.eye(x.shape[0]) @ net.head(net.b(net.a(x)).mean((2, 3))),
+    "number of a size": lambda net, x: net.b(net.a(x)) * torch.tensor(x.shape[0]),
+    "expanded buffer": lambda net, x: net.b(net.a(x) + net.line.expand(x.shape[0], -1, 8, 8)),
+    "repeated buffer": lambda net, x: net.b(net.a(x) + net.line.repeat(x.size(0), 1, 1, 1)),
+    "is a tensor": lambda net, x: net.b(net.a(x) * (1 if torch.is_tensor(x) and not torch.is_tensor(x.shape) else 2)),
     "type and device": lambda net, x: net.b(net.a(x)) * torch.ones(1, dtype=x.dtype, device=x.device),
 }
 
@@ -68,10 +78,12 @@ def flat(value: Any) -> list[Tensor]:
 def test_followed(name: str) -> None:
     model = network(FOLLOWED[name]).eval()
     made = supernet(model, X)
-    expected, small = model(X), extract(made, made.open())(X)
-    assert type(small) is type(expected)
-    for found, value in zip(flat(small), flat(expected), strict=True):
-        torch.testing.assert_close(found, value)
+    small = extract(made, made.open())
+    for x in (X, X[:1], torch.cat([X, X.flip(0)])):
+        expected, found = model(x), small(x)
+        assert type(found) is type(expected)
+        for part, value in zip(flat(found), flat(expected), strict=True):
+            torch.testing.assert_close(part, value)
 
 
 REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
@@ -87,6 +99,14 @@ REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
     "always dropped": (
         lambda net, x: net.b(F.dropout(net.a(x), 0.5, training=True)),
         r"^model Network must compute the same when traced",
+    ),
+    "type that tracing hides": (
+        lambda net, x: net.b(net.a(x) * (1 if isinstance(x, Tensor) else 2)),
+        r"^model Network must compute the same when traced, got another output; .+ isinstance\(x, Tensor\)",
+    ),
+    "error for a type that tracing hides": (
+        lambda net, x: net.b(net.a(x)) if isinstance(x, Tensor) else net.only_tensors,
+        r"^model Network must be traceable .+, got .*only_tensors.*; .+ isinstance\(x, Tensor\)",
     ),
     "batch as a number": (
         lambda net, x: net.head(net.b(net.a(x)).mean((2, 3)).view(len(x), 4)),
@@ -141,6 +161,16 @@ def test_functional_dropout_follows_the_mode() -> None:
         assert not torch.equal(made.train()(X), made(X))
         assert torch.equal(made.eval()(X), made(X))
     assert made.report.notes == ("functional dropout 'dropout' became the layer 'functional_dropout'",)
+
+
+def test_tracing_leaves_torch_as_it_was() -> None:
+    names = ("expand", "new_zeros", "new_ones", "new_empty")
+    before = [vars(Tensor).get(name) for name in names], torch.zeros, torch.ones, torch.is_tensor
+    for run in (FOLLOWED["expanded buffer"], FOLLOWED["zeros of sizes"], FOLLOWED["ones of a shape"]):
+        supernet(network(run), X)
+    with pytest.raises(ModelError):
+        supernet(network(REFUSED["values"][0]), X)
+    assert ([vars(Tensor).get(name) for name in names], torch.zeros, torch.ones, torch.is_tensor) == before
 
 
 class Noisy(nn.Module):

@@ -5,14 +5,17 @@ Control flow on shapes (``if x.shape[2] < 8``, ``for i in range(len(xs))``) is f
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Argument, map_aggregate, map_arg
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -21,6 +24,14 @@ from torch.nn.modules.conv import _ConvNd
 from pgnas.nn.choice import OutputGate
 from pgnas.nn.functional_layers import applies_own_weight
 from pgnas.nn.own_layers import OWN_FUNCTIONS, own_layer
+
+_FACTORIES = (
+    torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn, torch.eye, torch.randperm, torch.tensor,
+    torch.as_tensor, torch.is_tensor,
+)  # fmt: skip
+"""Functions that would take a proxy for something else: for all sizes at once, or for no tensor."""
+_SIZED_METHODS = ("expand", "new_zeros", "new_ones", "new_empty")
+"""Methods that would do so, called on a constant of the model."""
 
 
 class ConcreteProxy(fx.Proxy):
@@ -64,14 +75,23 @@ class ConcreteTracer(fx.Tracer):
     """
 
     def __init__(self, inputs: tuple[Tensor, ...]) -> None:
-        super().__init__(autowrap_modules=(math,), autowrap_functions=tuple(OWN_FUNCTIONS))
+        super().__init__(autowrap_modules=(math,), autowrap_functions=(*OWN_FUNCTIONS, *_FACTORIES))
         # torch.fx wraps functions where it meets them in the globals of a forward; a user may also call module.function
         homes = (sys.modules.get(function.__module__) for function in OWN_FUNCTIONS)
-        self._autowrap_search += [home for home in homes if home is not None]
+        self._autowrap_search += [torch, *(home for home in homes if home is not None)]
         self.values: dict[str, Any] = {}
         self._inputs = list(inputs)
         self._computing = False
         self._opened: set[nn.Module] = set()
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        """The graph of ``root``."""
+        with _sized_methods_recorded():
+            graph = super().trace(root, concrete_args)
+        for node in graph.nodes:
+            if node.target in _FACTORIES:
+                node.meta.pop("is_wrapped", None)  # generated code would wrap "torch.zeros", a name no module has
+        return graph
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Layers with a rule, and those whose behaviour in training would be lost by looking inside."""
@@ -163,6 +183,34 @@ class ConcreteTracer(fx.Tracer):
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         """Iterate over a sequence of known length."""
         return iter([obj[i] for i in range(len(self.values[obj.node.name]))])  # type: ignore[index]
+
+
+@contextmanager
+def _sized_methods_recorded() -> Iterator[None]:
+    """While this lasts, such methods of a tensor that is no proxy are recorded if a size is one."""
+
+    def recording(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def call(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+            found: list[fx.Proxy] = []
+            map_aggregate((args, kwargs), lambda a: found.append(a) if isinstance(a, fx.Proxy) else None)
+            if not found:
+                return method(tensor, *args, **kwargs)
+            return found[0].tracer.create_proxy("call_method", name, (tensor, *args), kwargs)
+
+        return call
+
+    own = {name: vars(Tensor)[name] for name in _SIZED_METHODS if name in vars(Tensor)}  # the others are inherited
+    for name in _SIZED_METHODS:
+        setattr(Tensor, name, recording(name, getattr(Tensor, name)))
+    try:
+        yield
+    finally:
+        for name in _SIZED_METHODS:
+            if name in own:
+                setattr(Tensor, name, own[name])
+            else:
+                delattr(Tensor, name)
 
 
 def reads_mode(module: nn.Module) -> bool:

@@ -114,7 +114,8 @@ def _record(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[fx
             f"model {name}",
             "must be traceable by torch.fx (no control flow that depends on tensor values)",
             value=_first_line(error),
-            remedy="remove the control flow, or put it into a parameter-free module that reads self.training",
+            remedy="remove the control flow, or put it into a parameter-free module that reads self.training; "
+            "isinstance(x, Tensor) is false while it is traced, torch.is_tensor(x) is true",
         ) from error
     for node in graph.nodes:
         value = tracer.values.get(node.name)
@@ -172,7 +173,8 @@ def _require_same(name: str, module: fx.GraphModule, inputs: tuple[Tensor, ...],
             f"model {name}",
             "must compute the same when traced",
             value=found if isinstance(found, str) else "another output",
-            remedy="look for random or in-place operations outside torch.nn layers in its forward",
+            remedy="look for random or in-place operations outside torch.nn layers in its forward, and for "
+            "isinstance(x, Tensor), which is false while it is traced (torch.is_tensor(x) is true)",
         )
 
 
