@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pgnas.architecture import Architecture
 from pgnas.cli import main
 from pgnas.errors import ConfigError, FileError
 from pgnas.stages.nats_bench import SizeBench, bench_size, supernet_share
 from pgnas.stages.nats_tables import SizeTable
-from pgnas.supernets.nats_size import kept_widths, nats_size, size_macs
+from pgnas.supernets.nats_size import size_macs
 
 WIDTHS = np.array(list(itertools.product(range(8, 65, 8), repeat=5)))
 
@@ -35,13 +34,14 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_nearest_row_rounds_every_width_where_the_cap_allows_it(path: Path) -> None:
     table = SizeTable(path)
-    assert table.nearest([0, 11, 13, 40, 90], table.largest).widths == (8, 8, 16, 40, 64)
+    (found,) = table.nearest([0, 11, 13, 40, 90], table.largest)
+    assert found.widths == (8, 8, 16, 40, 64)
 
 
 def test_under_a_cap_no_cheaper_row_is_nearer(path: Path) -> None:
     table, kept = SizeTable(path), [30.0, 50.0, 20.0, 44.0, 64.0]
     cap = 0.2 * table.largest
-    found = table.nearest(kept, cap)
+    (found,) = table.nearest(kept, cap)
     assert found.flops <= cap < size_macs([32, 48, 24, 48, 64])  # rounding alone would not do
     distances = ((WIDTHS - kept) ** 2).sum(1)[columns()["flops"] <= cap]
     assert sum((w - k) ** 2 for w, k in zip(found.widths, kept, strict=True)) == distances.min()
@@ -54,13 +54,28 @@ def test_rounding_leaves_no_flops_unused_that_the_search_used(path: Path) -> Non
     table, flops, kept = SizeTable(path), columns()["flops"], [12.0, 28.0, 18.0, 32.0, 28.0]
     cap = 0.064 * table.largest
     use = size_macs(kept)
-    plain, found = table.nearest(kept, cap), table.nearest(kept, cap, use=use)
+    (plain,), (found,) = table.nearest(kept, cap), table.nearest(kept, cap, use=use)
     assert plain.flops < 0.9 * use < found.flops <= cap
     by_widths = dict(zip(map(tuple, WIDTHS.tolist()), flops.tolist(), strict=True))
     for place in range(5):
         larger = tuple(width + 8 * (place == other) for other, width in enumerate(found.widths))
         assert by_widths.get(larger, np.inf) > min(use, cap)
-    assert table.nearest([64.0] * 5, table.largest, use=2 * table.largest).widths == (64,) * 5
+    (whole,) = table.nearest([64.0] * 5, table.largest, use=2 * table.largest, count=3)
+    assert whole.widths == (64,) * 5  # all others leave flops unused
+
+
+def test_several_rows_come_nearest_first_and_none_leaves_flops_unused(path: Path) -> None:
+    table, kept = SizeTable(path), [13.0, 26.0, 16.0, 33.0, 26.0]
+    cap = 0.064 * table.largest
+    rows = table.nearest(kept, cap, use=size_macs(kept), count=5)
+    distances = [sum((w - k) ** 2 for w, k in zip(row.widths, kept, strict=True)) for row in rows]
+    assert len({row.row for row in rows}) == 5
+    assert distances == sorted(distances)
+    assert rows[:1] == table.nearest(kept, cap, use=size_macs(kept))
+    for row in rows:
+        assert row.flops <= cap
+        grown = [(*row.widths[:place], width + 8, *row.widths[place + 1 :]) for place, width in enumerate(row.widths)]
+        assert min(size_macs(widths) + 10 for widths in grown) > min(size_macs(kept), cap)
 
 
 def test_references_are_the_tables_own(path: Path) -> None:
@@ -104,7 +119,20 @@ def test_the_supernets_cap_is_what_the_same_shape_costs_at_its_width(share: floa
 def test_a_search_ends_in_a_row_under_the_cap_and_a_rerun_repeats_nothing(path: Path, tmp_path: Path) -> None:
     out = tmp_path / "bench"
     words = ["bench", "nats-size", "--data", "digits", "--table", str(path), "--out", str(out), "--caps", "20%"]
-    words += ["--seeds", "3", "--width", "8", "--image-size", "8", "--epochs", "2", "--candidates", "4"]
+    words += [
+        "--seeds",
+        "3",
+        "--width",
+        "8",
+        "--image-size",
+        "8",
+        "--epochs",
+        "2",
+        "--candidates",
+        "4",
+        "--finalists",
+        "0",
+    ]
     assert main(words) == 0
     first = json.loads((out / "results.json").read_text())
     (finding,) = first["findings"]
@@ -114,7 +142,7 @@ def test_a_search_ends_in_a_row_under_the_cap_and_a_rerun_repeats_nothing(path: 
     assert finding["share"] == found["flops"] / table.largest
     assert finding["accuracy"] == table.accuracy(found["row"])
     widths = [8 * kept for kept in finding["kept"]]
-    assert table.nearest(widths, cap, use=size_macs(widths)).row == found["row"]
+    assert table.nearest(widths, cap, use=size_macs(widths))[0].row == found["row"]
     runs = [folder for folder in out.iterdir() if folder.is_dir()]
     assert [run.name for run in runs] == ["cap20-seed3"]
     before = {run: (run / "posterior.safetensors").stat().st_mtime_ns for run in runs}
@@ -123,22 +151,18 @@ def test_a_search_ends_in_a_row_under_the_cap_and_a_rerun_repeats_nothing(path: 
     assert before == {run: (run / "posterior.safetensors").stat().st_mtime_ns for run in runs}
 
 
-def test_finals_choose_among_the_rows_that_the_best_candidates_stand_for(path: Path, tmp_path: Path) -> None:
+def test_finals_choose_among_the_rows_near_the_best_candidate(path: Path, tmp_path: Path) -> None:
     settings = {"data": "digits", "table": path, "out": tmp_path / "bench", "caps": ("20%",), "seeds": (0,)}
-    settings |= {"width": 8, "image_size": 8, "epochs": 4, "candidates": 16}
+    settings |= {"width": 8, "image_size": 8, "epochs": 2, "candidates": 4}
     (ranked,) = bench_size(SizeBench(**settings, finalists=0)).findings  # type: ignore[arg-type]
     run = tmp_path / "bench" / "cap20-seed0"
     assert not (run / "finalists.jsonl").exists()
     assert ranked.finalists == (ranked.network.widths,)
     (found,) = bench_size(SizeBench(**settings, finalists=4)).findings  # type: ignore[arg-type]
-    table, cap, standing = SizeTable(path), 0.2 * SizeTable(path).largest, []
-    candidates = [json.loads(line) for line in (run / "candidates.jsonl").read_text().splitlines()]
-    for row in sorted(candidates, key=lambda row: (row["loss"], -row["accuracy"], row["macs"])):
-        architecture = Architecture.from_json(row["architecture"])
-        widths = [8 * channels for channels in kept_widths(nats_size(width=8), architecture)]
-        standing.append(table.nearest(widths, cap, use=size_macs(widths)).widths)
-    assert found.finalists == tuple(dict.fromkeys(standing))[:4]
-    assert found.finalists[0] == ranked.network.widths
+    table, widths = SizeTable(path), [8 * channels for channels in ranked.kept]
+    near = table.nearest(widths, 0.2 * table.largest, use=size_macs(widths), count=4)
+    assert found.finalists == tuple(row.widths for row in near)
+    assert (found.kept, found.val_best) == (ranked.kept, ranked.val_best)
     rows = [json.loads(line) for line in (run / "finalists.jsonl").read_text().splitlines()]
     assert [row["epochs"] for row in rows] == [1] * 4 + [3] * 2
     first, last = ({row["name"]: row["loss"] for row in rows if row["epochs"] == epochs} for epochs in (1, 3))

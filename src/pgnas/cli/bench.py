@@ -59,7 +59,7 @@ def nats_size(
         image_size: Side in pixels of the images in the search.
         epochs: Epochs of a search.
         candidates: Architectures drawn and ranked.
-        finalists: At most so many of their rows are told apart by training them, half of these for longer; 0: none.
+        finalists: At most so many rows near the best one are told apart by training them; 0: none.
         finalist_epochs: Epochs of each in the first round.
         precision: Number format of the forward pass: auto, fp32, bf16 or fp16.
     """

@@ -1,31 +1,30 @@
 """``pgnas bench nats-size``: search the size space of NATS-Bench, and look up what the network found achieves.
 
 For each cap and seed the posterior of a narrower ``nats-size`` network is learned on smaller images, with one gate a
-width. Candidates are ranked on held-out images. Of each the kept channels of every gate are counted and multiplied by
-64 / width. The table's row nearest to these five widths is the candidate's, among those under the cap of which no width
-could grow within the flops that the five cost. Which channels are kept does not matter to the row: they are
-interchangeable. The rows of the best candidates are told apart by training the network of each, from new weights, for a
-short while; the winner is the result. Its accuracy is read when the search is over.
+width. Candidates are ranked on held-out images. Of the best one the kept channels of every gate are counted and
+multiplied by 64 / width. Which channels are kept does not matter: they are interchangeable. The table's widths are
+multiples of 8, so that a few rows lie about as near to these five as each other: of those under the cap of which no
+width could grow within the flops that the five cost. The nearest are told apart by training the network of each, from
+new weights, for a short while; the winner is the result. Its accuracy is read when the search is over.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from pgnas.amounts import Amount
-from pgnas.config import RankBy, RunConfig
+from pgnas.config import RunConfig
 from pgnas.errors import ConfigError
 from pgnas.nn import measure
 from pgnas.processes import join
 from pgnas.progress import Progress, SilentReporter
 from pgnas.run_folder import RunFolder, SharedFolder
 from pgnas.seeds import derive_seed
-from pgnas.stages.candidates import Candidate, ordered
 from pgnas.stages.context import Context
 from pgnas.stages.finalists import Finalist, halve
 from pgnas.stages.nats_tables import SizeReferences, SizeRow, SizeTable
@@ -45,8 +44,6 @@ from pgnas.supernets import build_model
 from pgnas.supernets.nats_parts import places
 from pgnas.supernets.nats_size import LARGEST, MULTIPLE, kept_widths, nats_size, size_macs
 
-RANK_BY: RankBy = "loss"
-
 
 @dataclass(frozen=True, kw_only=True)
 class SizeBench(BenchSettings):
@@ -56,7 +53,7 @@ class SizeBench(BenchSettings):
         column: The table's column of accuracies; ``None``: the only one.
         width: Width of the supernet, a multiple of 8 up to 64: a channel stands for 64 / width.
         epochs: Epochs of the search.
-        finalists: Of the candidates' rows at most so many are told apart by training them; 0: none.
+        finalists: At most so many rows near the best candidate's widths are told apart by training them; 0: none.
         finalist_epochs: Epochs of each in the first round.
     """
 
@@ -96,7 +93,7 @@ class SizeBench(BenchSettings):
             max_macs=f"{100 * supernet_share(self.share(cap), self.width):.6f}%",
             decide_at="never",
             candidates=self.candidates,
-            rank_by=RANK_BY,
+            rank_by="loss",
             shed="on",  # the same search in less time: small networks are looked for in a large one
             streams="off",  # all readers of a value share its gate already: none ever picks
             avoid_selections="off",
@@ -116,8 +113,8 @@ class SizeFinding:
         network: The row of the table.
         share: Its flops as a share of the largest network's.
         accuracy: What it achieved, from the table.
-        val_best: Validation accuracy of its best candidate, with the supernet's weights: optimistic.
-        finalists: The widths that were told apart by training their networks, in the order of their candidates.
+        val_best: Validation accuracy of the best candidate, which chose it: optimistic.
+        finalists: The widths that were told apart by training their networks, the nearest first.
         seconds: Time of the search, the ranking and the finals.
     """
 
@@ -177,73 +174,39 @@ def bench_size(settings: SizeBench, *, progress: Progress | None = None) -> Size
     return result
 
 
-@dataclass(frozen=True)
-class _Contender:
-    """A row of the table, and the best candidate that it stands for.
-
-    Attributes:
-        network: The row.
-        kept: Channels that the candidate keeps of each of the supernet's widths.
-        val: The candidate's validation accuracy, with the supernet's weights.
-    """
-
-    network: SizeRow
-    kept: tuple[int, ...]
-    val: float
-
-    @property
-    def name(self) -> str:
-        """Its widths, as ``nats-size`` takes them."""
-        return "-".join(map(str, self.network.widths))
-
-
 def _search(settings: SizeBench, table: SizeTable, progress: Progress, cap: str, seed: int) -> SizeFinding:
     """One search, and then its row."""
     config, processes = settings.config(cap, seed), join()
-    _, facts = search_once(config, progress)
-    with SharedFolder.share(processes, lambda: RunFolder.open(config.out)) as folder:
-        rows = folder.read_lines("candidates.jsonl")
-        finals = _contenders(settings, table, cap, rows)[: max(1, settings.finalists)]
-        found, seconds = finals[0], float(facts["seconds"])
-        if len(finals) > 1:
-            name = f"finals-{settings.finalists}x{settings.finalist_epochs}"
-            hold = functools.partial(_hold, finals=finals, epochs=settings.finalist_epochs)
+    architecture, facts = search_once(config, progress)
+    kept = kept_widths(nats_size(width=settings.width), architecture)
+    widths = [channels * LARGEST / settings.width for channels in kept]
+    count, flops = max(1, settings.finalists), settings.share(cap) * table.largest
+    rows = {_name(row): row for row in table.nearest(widths, flops, use=size_macs(widths), count=count)}
+    winner = next(iter(rows))
+    if len(rows) > 1:
+        name = f"finals-{settings.finalists}x{settings.finalist_epochs}"
+        hold = functools.partial(_hold, names=list(rows), epochs=settings.finalist_epochs)
+        with SharedFolder.share(processes, lambda: RunFolder.open(config.out)) as folder:
             do_stage(Context(folder, progress, processes=processes), name, hold)
-            winner = folder.stage_facts(name)["winner"]
-            found = next(contender for contender in finals if contender.name == winner)
-            seconds += folder.stage_seconds(name)
-    return SizeFinding(
-        cap,
-        seed,
-        found.kept,
-        found.network,
-        found.network.flops / table.largest,
-        table.accuracy(found.network.row),
-        found.val,
-        tuple(contender.network.widths for contender in finals),
-        seconds,
-    )
+            winner = str(folder.stage_facts(name)["winner"])
+            facts["seconds"] += folder.stage_seconds(name)
+    network, finalists = rows[winner], tuple(row.widths for row in rows.values())
+    share, accuracy = network.flops / table.largest, table.accuracy(network.row)
+    return SizeFinding(cap, seed, kept, network, share, accuracy, finalists=finalists, **facts)
 
 
-def _contenders(settings: SizeBench, table: SizeTable, cap: str, rows: Iterable[Mapping[str, Any]]) -> list[_Contender]:
-    """The table's rows that the candidates stand for, each once, in the order of their best candidates."""
-    network, found = nats_size(width=settings.width), dict[int, _Contender]()
-    for candidate in ordered([Candidate.from_row(row) for row in rows], by=RANK_BY):
-        kept = kept_widths(network, candidate.architecture)
-        widths = [channels * LARGEST / settings.width for channels in kept]
-        row = table.nearest(widths, settings.share(cap) * table.largest, use=size_macs(widths))
-        assert candidate.score is not None
-        found.setdefault(row.row, _Contender(row, kept, candidate.score.metric))
-    return list(found.values())
+def _name(row: SizeRow) -> str:
+    """Its widths, as ``nats-size`` takes them."""
+    return "-".join(map(str, row.widths))
 
 
-def _hold(run: Context, store: FolderStore, *, finals: Sequence[_Contender], epochs: int) -> dict[str, Any]:
+def _hold(run: Context, store: FolderStore, *, names: Sequence[str], epochs: int) -> dict[str, Any]:
     """Tell rows apart by training the network of each, from new weights."""
     finalists = []
-    for contender in finals:
-        network = functools.partial(_network, run, contender.name)
+    for name in names:
+        network = functools.partial(_network, run, name)
         cost = run.recipe.cost(measure(network(), (run.example,)))
-        finalists.append(Finalist(contender.name, cost, functools.partial(_phase, run, network)))
+        finalists.append(Finalist(name, cost, functools.partial(_phase, run, network)))
     left, spent = halve(run, store, finalists, epochs=epochs, lr=run.config.lr)
     return {"winner": left[0], "runner_up": left[1], "spent": spent}
 

@@ -93,17 +93,18 @@ class SizeTable:
         """Flops of the most expensive network."""
         return int(self._flops.max())
 
-    def nearest(self, widths: Sequence[float], cap: float, *, use: float = 0.0) -> SizeRow:
-        """The network of at most ``cap`` flops whose widths are nearest to these, in the sum of squared differences.
+    def nearest(self, widths: Sequence[float], cap: float, *, use: float = 0.0, count: int = 1) -> list[SizeRow]:
+        """The networks of at most ``cap`` flops whose widths are nearest to these, in the sum of squared differences.
 
-        Without a cap that is each width rounded to its nearest allowed value. Of equally near ones the most
-        expensive. Accuracies are not looked at.
+        Without a cap the first is each width rounded to its nearest allowed value. Of equally near ones the most
+        expensive comes first. Accuracies are not looked at.
 
         Args:
             widths: Five widths, not rounded.
             cap: The most flops.
             use: Flops that rounding should not leave unused, at most ``cap`` of which count: networks of which one
                 width could grow to the next within these are left out.
+            count: At most so many.
 
         Raises:
             ConfigError: No network is that cheap.
@@ -111,7 +112,10 @@ class SizeTable:
         self._require(cap)
         distance = ((self._widths - np.asarray(widths, dtype=np.float64)) ** 2).sum(1)
         distance[(self._flops > cap) | (self._next_flops <= min(use, cap))] = np.inf
-        row = int(np.lexsort((-self._flops, distance))[0])
+        order = np.lexsort((-self._flops, distance))[: min(count, int(np.isfinite(distance).sum()))]
+        return [self._row(int(row)) for row in order]
+
+    def _row(self, row: int) -> SizeRow:
         found = tuple(int(width) for width in self._widths[row])
         return SizeRow(row, found, int(self._params[row]), int(self._flops[row]))
 
