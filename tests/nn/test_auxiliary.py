@@ -44,6 +44,15 @@ def supernet(model: nn.Module, x: Tensor = X) -> Supernet:
     return pgnas.supernet(model.double(), x.double())
 
 
+def test_to_analyse_heads_in_training_leaves_their_state() -> None:
+    model = network()
+    model.head = nn.utils.parametrizations.spectral_norm(model.head)  # changes when its weight is read in training
+    made = supernet(model).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert any(op.inputs for op in made.headed_graph.ops.values())
+    assert {name for name, value in made.body.state_dict().items() if not torch.equal(value, before[name])} == set()
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("make", [network, lambda: randomise(googlenet())], ids=["small", "googlenet"])
 def test_with_open_gates_training_answers_as_the_network_does(make) -> None:

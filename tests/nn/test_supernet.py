@@ -61,6 +61,23 @@ def test_the_model_handed_in_is_not_changed(x: Tensor) -> None:
     assert not made.body.get_parameter("stem.weight").requires_grad
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_the_copy_starts_from_the_models_state(training: bool, x: Tensor) -> None:
+    """Also where to read a weight changes what it is computed from, as spectral norm does in training."""
+    normed = nn.utils.parametrizations.spectral_norm
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), normed(nn.Conv2d(6, 5, 3)),
+        normed(nn.ConvTranspose2d(5, 4, 1)), nn.Conv2d(4, 4, 1), nn.Flatten(), normed(nn.Linear(64, 2)),
+    ).train(training)  # fmt: skip
+    before = copy.deepcopy(model.state_dict())
+    made = supernet(model, x)
+    made.count(made.open())
+    for state in (made.body.state_dict(), model.state_dict()):
+        assert {name for name in before if not torch.equal(state[name], before[name])} == set()
+    with torch.no_grad(), made.eval().fixed(made.open()):
+        assert torch.equal(made(x), model.eval()(x))
+
+
 def test_making_a_supernet_draws_no_random_numbers(x: Tensor) -> None:
     model = Network(lambda net, x: net.b(net.a(x)) + 0 * torch.rand(()), a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 2, 1))
     state = torch.get_rng_state()

@@ -244,3 +244,20 @@ def test_temporary_rules_are_forgotten() -> None:
     assert supernet(model, images()).report.barriers
     with temporary_rules():  # registered anew without a complaint
         pgnas.channel_rule(Squash, squash, "digamma")(follow)
+
+
+def test_a_rule_that_reads_a_weight_leaves_what_it_is_computed_from() -> None:
+    shapes = []
+
+    @pgnas.channel_rule(Signs)
+    def signs(node: Any, graph: Any) -> str:
+        shapes.append(graph.layer(node).weight.shape)
+        return "it is left alone"
+
+    normed = nn.utils.parametrizations.spectral_norm(Signs(4, 5))
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), normed, nn.Conv2d(5, 2, 1)).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    made = supernet(model, images(dtype=torch.float32))
+    assert shapes == [(5, 4, 3, 3)]
+    assert made.body.training
+    assert {name for name, value in made.body.state_dict().items() if not torch.equal(value, before[name])} == set()

@@ -63,7 +63,7 @@ def supernet(
     if streams and granularity not in STREAM_GRANULARITIES:
         rule, remedy = "need granularity channel or product", "leave out either"
         raise ModelError("streams", rule, value=f"granularity {granularity}", remedy=remedy)
-    own = _copy(model)
+    own = _copy(model).eval()  # in training, rules that read a weight may change what it is computed from
     device = next((p.device for p in own.parameters()), torch.device("cpu"))
     with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the model may draw while it is traced
         graph = ChannelGraph(trace(own, tuple(x.detach()[:2].to(device) for x in inputs)))

@@ -81,7 +81,7 @@ def convolution(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
     layer = graph.layer(node)
     assert isinstance(layer, Conv | ConvTranspose)
     shape = graph.shape(node)
-    if shape is None or len(shape) != layer.weight.ndim:
+    if shape is None or len(shape) != len(layer.kernel_size) + 2:  # a weight that is read may be computed
         return "its input has no batch axis"
     source = first_input(node)
     if source is None or graph.value(source).axis != 1:
