@@ -261,3 +261,29 @@ def test_a_rule_that_reads_a_weight_leaves_what_it_is_computed_from() -> None:
     assert shapes == [(5, 4, 3, 3)]
     assert made.body.training
     assert {name for name, value in made.body.state_dict().items() if not torch.equal(value, before[name])} == set()
+
+
+class LowRank(nn.Module):
+    """A linear layer in two steps, whose multiply-adds grow with inputs + outputs."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.down, self.up = nn.Parameter(torch.randn(2, inputs)), nn.Parameter(torch.randn(outputs, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.linear(x, self.down), self.up)
+
+
+def test_layers_of_a_users_type_cost_what_they_run() -> None:
+    @pgnas.channel_rule(LowRank, cut=lambda layer, inputs, outputs: Cut({"down": {1: inputs}, "up": {0: outputs}}))
+    def low_rank(node: Any, graph: Any) -> Any:
+        return mix(node, graph)
+
+    model = randomise(nn.Sequential(nn.Flatten(), nn.Linear(192, 6), LowRank(6, 5), nn.ReLU(), nn.Linear(5, 2)))
+    gated = supernet(model.double(), images())
+    assert gated.report.barriers == {}
+    for architecture in architectures(gated):
+        require_theorem(gated, (images(),), architecture, 1e-10)
+    for kept in range(1, 6):
+        architecture = pgnas.Architecture(gated.gates.sizes, {"4": tuple(range(kept))})
+        assert gated.count(architecture).macs == 192 * 6 + 2 * 6 + 2 * kept + 2 * kept

@@ -14,10 +14,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pgnas.nn.channels import ChannelGraph
-from pgnas.nn.cut import Cut, cut_to
+from pgnas.nn.channels import ChannelGraph, Dense
+from pgnas.nn.cut import Cut, cut_layer, cut_to
 from pgnas.nn.liveness import Plan
-from pgnas.nn.macs import watch_macs
+from pgnas.nn.macs import Counted, watch_macs
 from pgnas.nn.modes import evaluation
 from pgnas.nn.prices import pairs
 
@@ -60,7 +60,12 @@ def count_plan(graph: ChannelGraph, plan: Plan) -> Counts:
         if node.op == "get_attr":
             params.update(_attribute_params(graph, name, int(kept.sum())))
         elif layer is not None:
-            params.update(_remaining(layer, cut_to(layer, read, kept) if graph.is_cut(name) else Cut()))
+            cut = cut_to(layer, read, kept) if graph.is_cut(name) else Cut()
+            params.update(_remaining(layer, cut))
+            is_own = isinstance(op, Dense) and not isinstance(layer, Counted)
+            if is_own and graph.macs(name) and len(node.args) == 1 and not node.kwargs:
+                macs += _run_cut(layer, cut, graph.example_shape(op.inputs[0]), op.values[0].axis, int(read.sum()))
+                continue
         macs += graph.macs(name) * pairs(op, int(read.sum()), int(kept.sum())) // pairs(op, len(read), len(kept))
     return Counts(sum(params.values()), macs)
 
@@ -73,6 +78,17 @@ def _remaining(layer: nn.Module, cut: Cut) -> dict[int, int]:
         shape = (len(kept[d]) if d in kept else size for d, size in enumerate(parameter.shape))
         sizes[id(parameter)] = math.prod(shape)
     return sizes
+
+
+def _run_cut(layer: nn.Module, cut: Cut, shape: Sequence[int], axis: int | None, channels: int) -> int:
+    """Multiply-adds of a layer of a user's type, cut: they need not be proportional to its channel pairs."""
+    sizes = [channels if i == axis else size for i, size in enumerate(shape)]
+    macs: list[int] = []
+    small = cut_layer(layer, cut).eval()
+    with torch.no_grad(), watch_macs(small, macs.append):
+        kinds = [t for t in (*layer.parameters(), *layer.buffers()) if t.is_floating_point()]
+        small((kinds or [torch.empty(0)])[0].new_zeros(sizes))
+    return sum(macs)
 
 
 def _attribute_params(graph: ChannelGraph, name: str, kept: int) -> dict[int, int]:
