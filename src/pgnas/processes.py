@@ -6,6 +6,7 @@ Messages are JSON and tensors, never pickles. Everything here is done by all pro
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import json
@@ -210,7 +211,14 @@ def join() -> Processes:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with _explained():
         dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=TIMEOUT)
+    atexit.register(_part)
     return Processes(rank, world_size)
+
+
+def _part() -> None:
+    """Leave the group before the interpreter ends: threads that outlive it abort the process."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @contextlib.contextmanager

@@ -88,6 +88,8 @@ BAD = {
     "negative labels": {"x_train": RGB, "y_train": LABELS - 1},
     "unknown test label": {"x_train": RGB, "y_train": LABELS, "x_test": RGB, "y_test": LABELS + 1},
     "test of another shape": {"x_train": RGB, "y_train": LABELS, "x_test": RGB[:, 1:], "y_test": LABELS},
+    "test of another number type": {"x_train": RGB, "y_train": LABELS, "x_test": RGB / 255, "y_test": LABELS},
+    "test of truth values": {"x_train": RGB, "y_train": LABELS, "x_test": RGB > 9, "y_test": LABELS},
     "empty test": {"x_train": RGB, "y_train": LABELS, "x_test": RGB[:0], "y_test": LABELS[:0]},
     "flat images": {"x_train": RGB.reshape(40, -1), "y_train": LABELS},
     "channels unclear": {"x_train": RGB[:, :3], "y_train": LABELS},

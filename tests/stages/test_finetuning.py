@@ -14,6 +14,7 @@ from pgnas.cli import main
 from pgnas.config import RunConfig
 from pgnas.errors import ConfigError, InputError, RunFolderError
 from pgnas.stages import finishing, run
+from pgnas.stages.evaluating import evaluate
 from pgnas.stages.finetuning import FinetuneSettings, finetune
 from pgnas.stages.phases import NetworkPhase
 
@@ -54,6 +55,10 @@ def test_the_network_is_trained_further_and_exported_again(own):
             torch.export.load(own / "model.pt2").module()(x), result.model(x), rtol=1e-4, atol=1e-4
         )
     assert "fine-tuned" in (own / "report.html").read_text()
+    again = evaluate(own, samples=2, ood=["digits"])  # of the found network as it was: that is what its results are of
+    told = again["uncertainty"]
+    assert told["networks"]["found"]["accuracy"]["value"] == pytest.approx(after["found"]["test_accuracy"])
+    assert told["ood"]["digits"]["found"]["entropy"] == pytest.approx(0.5, abs=1e-3)  # ties broken by rounding
 
 
 @pytest.fixture

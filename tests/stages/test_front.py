@@ -56,6 +56,20 @@ def made(searched):
     return result
 
 
+def test_a_run_that_raced_its_candidates_has_a_front_that_scores_all_of_its_few(tmp_path):
+    out = tmp_path / "run"
+    config = RunConfig(
+        model="multibranch-resnet:width=4,stages=1,blocks=1", data="digits", out=str(out), epochs=2, logit_lr=2.0,
+        max_macs="80%", ranking="halving",
+    )  # fmt: skip
+    stages.run(config, until="search")
+    result = front(out, FrontSettings(caps=("40%",), epochs=2, start="larger-search"))
+    (point,) = result.points
+    settings = tomllib.loads((out / point["folder"] / "config.toml").read_text())
+    assert (settings["candidates"], settings.get("ranking", "exhaustive")) == (16, "exhaustive")
+    assert point["macs"] > 0
+
+
 def test_every_point_meets_its_cap_and_is_a_run_of_its_own(made, searched):
     assert [point["cap"] for point in made.points] == ["30%", "60%"]
     full = json.loads((searched / "front" / "macs-30pct" / "result.json").read_text())["full"]["macs"]

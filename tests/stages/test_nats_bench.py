@@ -171,6 +171,9 @@ def test_finals_choose_among_the_rows_near_the_best_candidate(path: Path, tmp_pa
     assert found.seconds > ranked.seconds
     assert bench_size(SizeBench(**settings, finalists=4)).findings == (found,)  # type: ignore[arg-type]
     assert len((run / "finalists.jsonl").read_text().splitlines()) == 6  # a rerun trains nothing again
+    bench_size(SizeBench(**settings, finalists=2, finalist_epochs=3))  # type: ignore[arg-type]
+    added = [json.loads(line) for line in (run / "finalists.jsonl").read_text().splitlines()][6:]
+    assert [(row["first"], row["epochs"]) for row in added] == [(3, 3)] * 2  # other epochs are another training
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,9 @@ def test_a_run_from_its_beginning_to_its_end(tmp_path, capsys):
     with RunFolder.open(out) as folder:
         for name in stages.STAGES:
             folder.mark_done(name, 0.0)
+        folder.append_metrics({"stage": "train", "epoch": 7, "accuracy": 0.25})
     ended = status(out)
+    assert ended.measured == {"epoch": 7.0, "accuracy": 0.25}
     assert (ended.state, ended.done, ended.stage, ended.resume) == ("finished", tuple(stages.STAGES), None, None)
 
 

@@ -51,8 +51,13 @@ def read_npz(request: Request) -> RawData:
             names, labels = np.unique(_labels(path, "y_train", raw_train), return_inverse=True)
             class_names = _class_names(path, names, _array(archive, path, "classes") if "classes" in keys else None)
             train, top = _split(archive, path, "x_train", labels, request.image_size)
+            kind = _kind(_header(archive, path, "x_train")[1])
             test = None
             if "x_test" in keys:
+                numbers = _header(archive, path, "x_test")[1]
+                if _kind(numbers) != kind:  # 1 is white in one and nearly black in the other
+                    rule = f"must hold the same type of numbers as x_train, {kind}"
+                    raise _fail(path, "x_test", rule, numbers, "store both as uint8 in 0..255")
                 test_labels = _test_labels(path, names, _labels(path, "y_test", _array(archive, path, "y_test")))
                 test, _ = _split(archive, path, "x_test", test_labels, request.image_size, top=top)
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
@@ -189,6 +194,11 @@ def _split(
     for start in range(0, len(whole), _CHUNK):
         out[start : start + _CHUNK] = _eight_bit(path, key, whole[start : start + _CHUNK], top)
     return Split(resized(torch.from_numpy(out), image_size), torch.from_numpy(labels.astype(np.int64))), top
+
+
+def _kind(dtype: np.dtype[Any]) -> str:
+    kinds = {"b": "truth values", "i": "whole numbers", "u": "whole numbers", "f": "fractions"}
+    return kinds.get(dtype.kind, str(dtype))
 
 
 def _channel_axis(path: str, key: str, shape: tuple[int, ...]) -> int | None:

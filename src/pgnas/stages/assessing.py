@@ -40,8 +40,11 @@ class Source:
 
 
 def sources(run: Context, samples: int) -> Iterator[Source]:
-    """What predicts in a run: the found network, the ensemble, and the plain full network where it was trained."""
-    yield Source(FOUND, lambda: [(trained_network(run), 1.0)])
+    """What predicts in a run: the found network, the ensemble, and the plain full network where it was trained.
+
+    The found network is the one before any fine-tuning: what the run's result says of it stays true after that.
+    """
+    yield Source(FOUND, lambda: [(trained_network(run, tuned=False), 1.0)])
     yield Source(ENSEMBLE, lambda: posterior_networks(run, samples))
     if run.folder.stage_facts("baselines").get("full"):
         yield Source(FULL, lambda: [(_full_network(run), 1.0)])

@@ -129,18 +129,19 @@ def halve(
     for part in program:
         scores: dict[str, Score] = {}
         for finalist in left[: part.count]:
-            score = known.get((finalist.name, part.stop))
+            score = known.get((finalist.name, epochs, part.stop))
             if score is None:
                 progress = _Part(run, done - (part.stop - part.epochs), total)
-                phase = finalist.begin(_name(finalist), _schedule(run, program, lr))
+                phase = finalist.begin(_name(finalist, epochs), _schedule(run, program, lr))
                 score = _train(run, phase, _Quiet(store), progress, part.stop)
-                run.folder.append_line(FINALISTS_NAME, {"name": finalist.name, "epochs": part.stop, **asdict(score)})
+                row = {"name": finalist.name, "first": epochs, "epochs": part.stop, **asdict(score)}
+                run.folder.append_line(FINALISTS_NAME, row)
             scores[finalist.name] = score
             spent += part.epochs * finalist.cost
             done += part.epochs
         left = sorted(left[: part.count], key=lambda finalist: worth(scores[finalist.name], by=run.config.rank_by))
     for finalist in finalists:
-        run.folder.delete_checkpoints(_name(finalist))
+        run.folder.delete_checkpoints(_name(finalist, epochs))
     return [finalist.name for finalist in left], spent
 
 
@@ -169,18 +170,21 @@ def _train(run: Context, phase: NetworkPhase, store: Store, progress: Progress, 
     return run.score(phase.network, run.data.select)
 
 
-def _name(finalist: Finalist) -> str:
-    return f"finalist-{finalist.name}"
+def _name(finalist: Finalist, epochs: int) -> str:
+    return f"finalist-{finalist.name}-{epochs}"
 
 
-def _scored_before(run: Context) -> dict[tuple[str, int], Score]:
-    """What a killed session has scored: name and epochs to the score; a row of another shape is passed over."""
+def _scored_before(run: Context) -> dict[tuple[str, int, int], Score]:
+    """What a killed session has scored: name and epochs, of the first round and in all, to the score.
+
+    A row of another shape is passed over.
+    """
     known = {}
     for row in run.folder.read_lines(FINALISTS_NAME):
         values: Mapping[str, Any] = row
         with suppress(KeyError, TypeError, ValueError):
             score = Score(float(values["metric"]), float(values["loss"]), int(values["count"]))
-            known[str(values["name"]), int(values["epochs"])] = score
+            known[str(values["name"]), int(values["first"]), int(values["epochs"])] = score
     return known
 
 

@@ -185,7 +185,7 @@ def _searched_on(run: Context, settings: FrontSettings, cap: str) -> RunConfig:
         lr=settings.first_lr,
         decide_at=f"{settings.search_share:.0%}",
         shed="auto",
-        candidates=min(MOST_CANDIDATES, run.config.candidates),
+        **_few(run),
         weights_first=0.0,
     )  # fmt: skip
 
@@ -202,10 +202,15 @@ def _retargeted(run: Context, settings: FrontSettings, cap: str, more: int, lr: 
         lr=run.config.lr if settings.epochs == 0 else min(MOST_LR, lr / begun),
         decide_at="never" if settings.epochs == 0 else f"{100 * searched / epochs:.8f}%",
         budget=None,
-        candidates=min(MOST_CANDIDATES, run.config.candidates) if settings.is_joint else run.config.candidates,
+        **(_few(run) if settings.is_joint else {}),
         shed="off",
         recalibrate="on" if run.config.recalibrate == "auto" else run.config.recalibrate,
     )  # fmt: skip
+
+
+def _few(run: Context) -> dict[str, Any]:
+    """Few candidates, which a race could not rank for less than scoring all of them."""
+    return {"candidates": min(MOST_CANDIDATES, run.config.candidates), "ranking": "exhaustive"}
 
 
 def _begin(

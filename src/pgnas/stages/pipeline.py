@@ -38,7 +38,7 @@ STAGES: dict[str, Stage] = {
 """In the order in which they are done."""
 OF_THE_FIRST = ("export", "report")
 """Stages that one process does for all; the others do together."""
-_AFTER_EXTRACTION = {
+_AFTER_EXTRACTION: dict[str, Callable[[Context], object]] = {
     "train": searching.extracted_network,
     "export": searching.trained_network,
     "evaluate": searching.trained_network,

@@ -312,13 +312,13 @@ def extracted_network(run: Context) -> SmallNetwork:
     return small
 
 
-def trained_network(run: Context) -> nn.Module:
-    """The found network as training, or the fine-tuning after it, left it, on the device.
+def trained_network(run: Context, *, tuned: bool = True) -> nn.Module:
+    """The found network as training, or the fine-tuning after it (unless ``tuned`` is off), left it, on the device.
 
     Raises:
         RunFolderError: It has not been trained yet.
     """
-    tuned = run.folder.stage_done("finetune")
+    tuned = tuned and run.folder.stage_done("finetune")
     path = run.folder.require(TUNED_NAME if tuned else "found.safetensors", stage="finetune" if tuned else "train")
     network = found_network(run).module
     load_state(network, load_tensors(path)[0], source=str(path))

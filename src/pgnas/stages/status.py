@@ -59,9 +59,10 @@ def status(path: str | Path) -> Status:
         stage = str(noted["stage"]) if noted.get("stage") else None
         behind, total, at = (number(noted.get(key)) for key in ("done", "total", "at"))
         state = _state(done, running=running, amid=stage is not None and not folder.stage_done(stage))
-        rows = [row for row in folder.read_metrics() if row.get("stage") in (stage, "search")]
+        rows = [row for row in folder.read_metrics() if row.get("stage") in (stage, "search", "train")]
         last = [row for row in rows if row.get("stage") == stage] or rows
-        measured = {**(last[-1] if last else {}), **section(noted, "fields")}
+        amid_it = section(noted, "fields") if state in ("running", "interrupted") else {}
+        measured = {**(last[-1] if last else {}), **amid_it}
         return Status(
             path=folder.path,
             state=state,
