@@ -70,9 +70,9 @@ def searched():
     caught = {}
     before = latency_module.meet_latency
 
-    def catch(recipe, supernet, winner, score, example):
+    def catch(recipe, supernet, winner, score, example, **options):
         caught.update(recipe=recipe, supernet=supernet, winner=winner, example=example)
-        return before(recipe, supernet, winner, score, example)
+        return before(recipe, supernet, winner, score, example, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pgnas.stages.search_api.meet_latency", catch)
