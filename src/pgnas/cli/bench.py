@@ -40,7 +40,7 @@ def nats_size(
     image_size: Annotated[int, _WHOLE] = 16,
     epochs: Annotated[int, _WHOLE] = 8,
     candidates: Annotated[int, _WHOLE] = 64,
-    finalists: Annotated[int, _WHOLE] = 4,
+    finalists: Annotated[int, _WHOLE] = 0,
     finalist_epochs: Annotated[int, _WHOLE] = 1,
     precision: Precision = "auto",
 ) -> None:

@@ -3,9 +3,9 @@
 For each cap and seed the posterior of a narrower ``nats-size`` network is learned on smaller images, with one gate a
 width. Candidates are ranked on held-out images. Of the best one the kept channels of every gate are counted and
 multiplied by 64 / width. Which channels are kept does not matter: they are interchangeable. The table's widths are
-multiples of 8, so that a few rows lie about as near to these five as each other: of those under the cap of which no
-width could grow within the flops that the five cost. The nearest are told apart by training the network of each, from
-new weights, for a short while; the winner is the result. Its accuracy is read when the search is over.
+multiples of 8: the result is the row nearest to these five, of those under the cap of which no width could grow within
+the flops that the five cost. If asked for, the nearest few are told apart by training the network of each, from new
+weights, for a short while. The result's accuracy is read when the search is over.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class SizeBench(BenchSettings):
     caps: tuple[str, ...] = ("6.4%", "25%")
     width: int = 32
     epochs: int = 8
-    finalists: int = 4
+    finalists: int = 0
     finalist_epochs: int = 1
 
     def __post_init__(self) -> None:
