@@ -89,7 +89,7 @@ class Fitter:
                     break
             closed += int((spared & ~asked).sum())
             counts, latency = self._costs(shaped)
-        self._require_fit(shaped)
+        self._require_within(self._shares_of(counts, latency))
         architecture = self._supernet.gates.architecture(shaped)
         return Candidate(architecture, counts, is_mode, closed + exchanged + more, latency=latency)
 
@@ -173,8 +173,11 @@ class Fitter:
             *_, lifeline = self._lifelines(least & ~self._free)
             self._require_fit(self._shaper.shape(least & ~self._free | lifeline), flag)
 
-    def _require_fit(self, kept: Tensor, flag: str = "--max-{}") -> None:
-        for share, (kind, cap) in zip(self._shares(kept), self._caps.items(), strict=True):
+    def _require_fit(self, kept: Tensor, flag: str) -> None:
+        self._require_within(self._shares(kept), flag)
+
+    def _require_within(self, shares: list[float], flag: str = "--max-{}") -> None:
+        for share, (kind, cap) in zip(shares, self._caps.items(), strict=True):
             if share > 1.0:
                 least = f"{1e3 * share * cap:.3g} ms" if kind == "latency" else f"{round(share * cap):,}"
                 given = f"{1e3 * cap:.3g} ms" if kind == "latency" else f"{round(cap):,}"
@@ -260,7 +263,9 @@ class Fitter:
 
     def _shares(self, kept: Tensor) -> list[float]:
         """Each capped cost as a share of its cap."""
-        counts, latency = self._costs(kept)
+        return self._shares_of(*self._costs(kept))
+
+    def _shares_of(self, counts: Counts, latency: float | None) -> list[float]:
         costs: dict[CostName, float] = {"params": counts.params, "macs": counts.macs}
         if latency is not None:
             costs["latency"] = latency
