@@ -11,7 +11,7 @@ from torch import nn
 import pgnas
 from pgnas.errors import ConfigError, RunError, RunFolderError
 from pgnas.stages import latency as latency_module
-from pgnas.stages.latency import meet_latency
+from pgnas.stages.latency import Measured, meet_latency
 from pgnas.stages.training import Score
 
 SETTINGS = {"epochs": 2, "candidates": 4, "decide_at": "50%", "device": "cpu"}
@@ -68,11 +68,10 @@ def searched():
     data = [(torch.randn(8, 1, 8, 8), torch.randint(10, (8,))) for _ in range(2)]
     supernet = pgnas.supernet(tiny(), torch.randn(2, 1, 8, 8))
     caught = {}
-    before = latency_module.meet_latency
 
     def catch(recipe, supernet, winner, score, example, **options):
         caught.update(recipe=recipe, supernet=supernet, winner=winner, example=example)
-        return before(recipe, supernet, winner, score, example, **options)
+        return Measured(winner, 1.0, 1.0, 1)  # of no clock: another process may keep the core from this one
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pgnas.stages.search_api.meet_latency", catch)
