@@ -172,6 +172,7 @@ def test_settled_logits_never_open_and_name_the_same_architectures(granularity: 
     fresh.load_state_dict(state)
     assert (torch.sigmoid(fresh.gates.logits())[closed] == 0).all()
     assert fresh.gates.logits()[closed].max() <= CLOSED / 2
+    assert (fresh.gates.rsample(torch.rand(1000, fresh.gates.units), 100.0)[:, closed] == 0).all()
     fresh.gates.clamp_(8.0)  # as after every step of a search that goes on with them
     assert (torch.sigmoid(fresh.gates.logits())[closed] == 0).all()
     for _ in range(20):

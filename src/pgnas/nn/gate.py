@@ -28,8 +28,16 @@ Granularity = Literal["channel", "group", "product", "operation"]
 _CERTAIN = 1e4
 """A logit whose sigmoid is 1 to the last bit, even with the noise of a relaxed sample at any temperature up to 100."""
 
-CLOSED = -200.0
-"""The logit of a gate that is closed for good: its sigmoid is 0 in float32, and its entropy too."""
+CLOSED = -12_000.0
+"""The logit of a gate that is closed for good: in float32 its sigmoid is 0, as is a relaxed sample up to a tau of 100."""
+
+_NEARLY_CLOSED = -100.0
+"""Only logits of what is closed for good are below it; files of earlier versions have -200 there."""
+
+
+def closed_for_good(logits: Tensor) -> Tensor:
+    """Whether the gates with these logits are closed for good, bool of their shape."""
+    return logits < _NEARLY_CLOSED
 
 
 @dataclass(frozen=True)
@@ -231,7 +239,7 @@ class Gates(nn.Module):
         """Set the logits of all units but a choice's options to ``logit``, where they are not closed for good."""
         for parameter in (self.unit_logits, self.group_logits):
             if parameter is not None:
-                parameter.masked_fill_(parameter > CLOSED, logit)
+                parameter.masked_fill_(~closed_for_good(parameter), logit)
 
     def _whole_groups(self, units: Tensor) -> Tensor:
         """Whether all units of each group are among ``units``, (G,)."""
@@ -312,7 +320,7 @@ class Gates(nn.Module):
     def clamp_(self, bound: float) -> None:
         """Keep every logit within [-bound, bound], where its sigmoid still has a gradient, unless closed for good."""
         for parameter in self.parameters():
-            parameter.copy_(torch.where(parameter > CLOSED / 2, parameter.clamp(-bound, bound), parameter))
+            parameter.copy_(torch.where(closed_for_good(parameter), parameter, parameter.clamp(-bound, bound)))
 
     def fix_(self, keep: float) -> None:
         """As :meth:`fill_`, for good: the logits take no gradient; ``keep`` 1 opens every gate for certain."""

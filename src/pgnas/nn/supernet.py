@@ -19,7 +19,7 @@ from pgnas.nn.channels import ChannelGraph
 from pgnas.nn.cost import CostName, Counts, count_plan
 from pgnas.nn.device_costs import DeviceCosts
 from pgnas.nn.expected_cost import expected_cost
-from pgnas.nn.gate import CLOSED, Gates, Granularity
+from pgnas.nn.gate import Gates, Granularity, closed_for_good
 from pgnas.nn.gated_layer import input_weight_sq, insert_gates
 from pgnas.nn.liveness import Extend, Plan, make_plan, site_masks
 from pgnas.nn.macs import Counted
@@ -236,7 +236,7 @@ class Supernet(nn.Module):
         natural = self.gates.natural().detach().double()
         logits, cost = self.gates.logits_of(natural), partial(self.expected_cost_at, kind)
         slopes = self.gates.shared(bayes.cost_slopes(cost, logits))
-        slopes = slopes.masked_fill(logits < CLOSED / 2, 0.0)  # what was closed for good stays so
+        slopes = slopes.masked_fill(closed_for_good(logits), 0.0)  # what was closed for good stays so
         found = bayes.retarget(natural, slopes, lambda moved: cost(self.gates.logits_of(moved)), target)
         self.gates.set_natural_(found.logits)
         return found
