@@ -16,7 +16,7 @@ from pgnas.stages.engine import make_engine
 from pgnas.stages.epochs import run_epochs
 from pgnas.stages.phases import NetworkPhase
 from pgnas.stages.schedule import cosine_schedule
-from pgnas.stages.training import NoStore, accuracy, evaluate, recalibrate
+from pgnas.stages.training import NoStore, Score, accuracy, evaluate, recalibrate
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +147,23 @@ def test_who_handles_ctrl_c_otherwise_keeps_doing_so(engine):
     finally:
         signal.signal(signal.SIGINT, before)
     assert heard == [True]
+
+
+class Told(SilentReporter):
+    """Remembers what it was told last."""
+
+    def advance(self, done, total, **fields):
+        self.last = (done, total, fields)
+
+
+def test_the_last_that_is_told_of_an_epoch_is_what_was_measured_after_it(engine):
+    loader, store, told = make_loader(), Memory(), Told()
+    scores = iter([Score(0.25, 1.0, 8), Score(0.5, 0.9, 8)])
+    run_epochs(
+        make_phase(make_network(), engine, loader, 2), loader, epochs=range(2), seed=3, store=store, progress=told,
+        validate=lambda: next(scores),
+    )  # fmt: skip
+    assert told.last == (8, 8, {"epoch": 2, "loss": store.rows[-1]["loss"], "accuracy": 0.5})
 
 
 def test_training_leaves_the_callers_random_state_alone(engine):

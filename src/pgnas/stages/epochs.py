@@ -62,6 +62,7 @@ def run_epochs(
                     score = validate()
                     row |= {"accuracy": score.metric, "val_loss": score.loss}
             shown.update({key: row[key] for key in ("loss", "accuracy", "cost", "undecided") if key in row})
+            epoch.tell(steps, shown)
             position = Position(position.epoch + 1)
             rate = phase.weights.param_groups[0]["lr"]
             store.log({"stage": phase.name, "epoch": position.epoch, "lr": rate, **row})
@@ -132,7 +133,9 @@ class _Epoch:
             wish = processes.agree(error, signal=wish)  # the first process's clock, any one's failure or Ctrl-C
             total += phase.update(loss, step)
             if index % max(1, self._steps // 20) == 0 or index + 1 == self._steps:
-                self._report(index + 1, float(total) / (index + 1), shown)
+                self._require_finite(float(total))
+                if index + 1 < self._steps:
+                    self.tell(index + 1, {**shown, "loss": float(total) / (index + 1)})
             if wish == _STOP:
                 self._stop(index + 1, float(total))
             if wish == _SAVE:
@@ -168,7 +171,12 @@ class _Epoch:
         self._phase.prepare_step(step)
         return self._phase.backward(inputs, targets, step)
 
-    def _report(self, count: int, loss: float, shown: Mapping[str, float]) -> None:
+    def tell(self, count: int, fields: Mapping[str, float]) -> None:
+        """Tell that ``count`` of the epoch's steps are behind, and the latest measurements."""
+        done = (self._position.epoch - self._epochs.start) * self._steps + count
+        self._progress.advance(done, len(self._epochs) * self._steps, **{**fields, "epoch": self._position.epoch + 1})
+
+    def _require_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
             raise DivergedError(
                 f"the training loss of '{self._phase.name}'",
@@ -176,9 +184,6 @@ class _Epoch:
                 value=f"{loss} in epoch {self._position.epoch + 1}",
                 remedy="the last good checkpoint is kept; begin another run with a lower --lr",
             )
-        done = (self._position.epoch - self._epochs.start) * self._steps + count
-        fields = {**shown, "loss": loss, "epoch": self._position.epoch + 1}
-        self._progress.advance(done, len(self._epochs) * self._steps, **fields)
 
     def _save(self, batch: int, loss_sum: float) -> None:
         if not math.isfinite(loss_sum):  # what is kept must be worth going back to; the next report tells
