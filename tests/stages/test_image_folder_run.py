@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from PIL import Image
 
 import pgnas
 from pgnas.cli import main
+from pgnas.config import RunConfig
+from pgnas.config_file import format_settings
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +73,7 @@ def one_line(capsys):
         ({"no_such_flag": "1"}, "no-such-flag"),
         ({"decide_at": "200%"}, "--decide-at"),
         ({"weights": "missing.safetensors"}, "missing.safetensors"),
+        ({"max_latency": "1us"}, "--max-latency"),
         ({"image_size": "1", "model": "torchvision:alexnet"}, "alexnet"),
     ],
 )
@@ -94,6 +98,23 @@ def test_a_folder_of_another_run_is_refused_and_left_alone(tmp_path, capsys):
     assert main([*make_command(tmp_path, seed=5), "--until", "search"]) == 2
     assert "seed" in one_line(capsys)
     assert (tmp_path / "out" / "posterior.safetensors").read_bytes() == before
+
+
+def test_a_begun_run_whose_data_is_away_stays_and_goes_on_when_it_is_back(tmp_path, images, capsys):
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.symlink_to(images)
+    command = make_command(tmp_path, data=data, image_size=8)
+    settings = RunConfig(model="multibranch-resnet:width=4,stages=1", data=str(data), out=str(out))
+    out.mkdir()
+    (out / "config.toml").write_text(format_settings(replace(settings, max_macs="40%", epochs=1, image_size=8)))
+    (out / "progress.json").write_text("{}")  # as after a kill before the first checkpoint
+    before = (out / "config.toml").read_text()
+    data.unlink()
+    assert main([*command, "--until", "search"]) == 2
+    assert str(data) in one_line(capsys)
+    assert (out / "config.toml").read_text() == before
+    data.symlink_to(images)
+    assert main([*command, "--until", "search"]) == 0, capsys.readouterr().err
 
 
 def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path, capsys):

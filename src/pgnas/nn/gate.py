@@ -29,7 +29,7 @@ _CERTAIN = 1e4
 """A logit whose sigmoid is 1 to the last bit, even with the noise of a relaxed sample at any temperature up to 100."""
 
 CLOSED = -12_000.0
-"""The logit of a gate that is closed for good: in float32 its sigmoid is 0, as are relaxed samples up to a tau of 100."""
+"""The logit of a gate closed for good: in float32 its sigmoid is 0, as are relaxed samples up to a tau of 100."""
 
 _NEARLY_CLOSED = -100.0
 """Only logits of what is closed for good are below it; files of earlier versions have -200 there."""

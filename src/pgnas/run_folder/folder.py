@@ -36,10 +36,12 @@ class RunFolder:
         config: The settings of the run; ``config.out`` is where the folder is now.
     """
 
-    def __init__(self, path: Path, config: RunConfig, lock: Lock | None) -> None:
+    def __init__(self, path: Path, config: RunConfig, lock: Lock | None, *, made: bool = False) -> None:
         self.path = path
         self.config = config
         self._lock = lock
+        self._made = made
+        self._written = {CONFIG_NAME}
         self._ledger = Ledger(path / STAGES_NAME)
 
     @classmethod
@@ -57,11 +59,12 @@ class RunFolder:
         admission.refuse_foreign(path)
         lock = Lock(path)
         try:
-            if not (path / CONFIG_NAME).exists():
+            made = not (path / CONFIG_NAME).exists()
+            if made:
                 admission.refuse_foreign(path)  # again, now that nobody else can be filling it
                 storage.write_bytes(path / CONFIG_NAME, format_settings(config).encode())
             admission.require_same(path, admission.read_config(path), config)
-            return cls._prepared(path, config, lock)
+            return cls._prepared(path, config, lock, made=made)
         except BaseException:
             lock.release()
             raise
@@ -86,19 +89,19 @@ class RunFolder:
             return cls(path, admission.read_config(path), None)
         lock = Lock(path)
         try:
-            return cls._prepared(path, admission.read_config(path), lock)
+            return cls._prepared(path, admission.read_config(path), lock, made=False)
         except BaseException:
             lock.release()
             raise
 
     @classmethod
-    def _prepared(cls, path: Path, config: RunConfig, lock: Lock) -> Self:
+    def _prepared(cls, path: Path, config: RunConfig, lock: Lock, *, made: bool) -> Self:
         """For a writer: clear what a killed process left behind and note the machine."""
         with storage.explained(path):
             storage.remove_temporaries(path)
         for lines in path.glob("*.jsonl"):
             storage.truncate_lines(lines)
-        folder = cls(path, config, lock)
+        folder = cls(path, config, lock, made=made)
         folder._note_environment()
         return folder
 
@@ -119,12 +122,15 @@ class RunFolder:
             self._lock = None
 
     def discard(self, *, remove_folder: bool) -> None:
-        """Undo :meth:`create_or_resume` of a run that never began: remove what it wrote, and the folder if asked.
+        """Undo :meth:`create_or_resume` of a run that never began: remove what was written, and the folder if asked.
 
-        Files that a stage or the user wrote stay, and so does a folder that holds any.
+        A run that was resumed stays as it is, as do files that the user wrote and a folder that holds any.
         """
-        for name in (CONFIG_NAME, ENV_NAME, STAGES_NAME):
-            self._writable(name).unlink(missing_ok=True)
+        if not self._made or self._lock is None:
+            return
+        for path in {self.path / name for name in self._written}:
+            if path.is_file():
+                path.unlink(missing_ok=True)
         self.lock_file.unlink(missing_ok=True)
         self.close()
         if remove_folder:
@@ -180,6 +186,10 @@ class RunFolder:
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write ``data`` as ``name``."""
+        storage.write_bytes(self._writable(name), data)
+
+    def write_apart(self, name: str, data: bytes) -> None:
+        """As :meth:`write_bytes`, by the first process of several without the others."""
         storage.write_bytes(self._writable(name), data)
 
     def write_text(self, name: str, text: str) -> None:
@@ -281,6 +291,7 @@ class RunFolder:
     def _writable(self, name: str) -> Path:
         if self._lock is None:
             raise RunFolderError(str(self.path), "is open for reading only", remedy="open it with writer=True")
+        self._written.add(name)
         return self.file(name)
 
     def _note_environment(self) -> None:

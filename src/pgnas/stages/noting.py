@@ -65,4 +65,4 @@ class FolderProgress:
         }
         # A full disk will be told by the stage's own writes, which matter.
         with contextlib.suppress(StorageError):
-            storage.write_bytes(self._folder.file(PROGRESS_NAME), (storage.to_json(value) + "\n").encode())
+            self._folder.write_apart(PROGRESS_NAME, (storage.to_json(value) + "\n").encode())

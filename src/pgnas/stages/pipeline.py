@@ -77,11 +77,7 @@ def run(
             if undone:
                 _check(context, undone[0])
         except BaseException:
-            # Nothing was done yet: leave no folder that would stand in the way of the corrected command.
-            with processes.alone():
-                begun = folder.writes and any(folder.stage_done(name) or folder.stage_seconds(name) for name in STAGES)
-                if folder.writes and not begun:
-                    folder.discard(remove_folder=not existed)
+            folder.discard(remove_folder=not existed)  # if it is new it would stand in the corrected command's way
             raise
         for name in undone:
             do_stage(context, name, STAGES[name], of_the_first=name in OF_THE_FIRST)
