@@ -4,6 +4,7 @@ import logging
 import os
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -275,6 +276,23 @@ def test_an_image_that_breaks_later_is_named_or_left_out(mixed, complaint, caplo
     assert bad in caplog.text
     labels = data["skip"].train.labels
     assert torch.equal(torch.cat([y for _, y in seen]), torch.cat([labels[:3], labels[4:]]))
+
+
+def test_a_held_out_image_that_only_decoding_finds_broken_is_left_out_for_good(mixed, caplog):
+    before = load(mixed, "stream=on,broken=skip")
+    bad = before.select.files.chosen(int(before.select.examples[0]), None)[0]
+    whole = Path(bad).read_bytes()
+    middle = whole.index(b"IDAT") + 20  # the header and the end are as they were
+    Path(bad).write_bytes(whole[:middle] + bytes([whole[middle] ^ 0xFF]) + whole[middle + 1 :])
+    with caplog.at_level(logging.WARNING):
+        data = load(mixed, "stream=on,broken=skip")
+    assert bad in caplog.text
+    assert len(data.select) == len(before.select) - 1
+    assert torch.equal(data.select.labels, before.select.labels[1:])
+    seen = list(Batches(data.select.take(torch.arange(len(data.select))), data.preprocessing, 2))
+    often = list(Batches(data.select, data.preprocessing, 2))
+    assert torch.equal(torch.cat([x for x, _ in seen]), torch.cat([x for x, _ in often]))
+    assert torch.equal(torch.cat([y for _, y in often]), data.select.labels)
 
 
 class Dies(fetching.Fetch):

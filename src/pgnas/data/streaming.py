@@ -55,8 +55,22 @@ class StreamedSplit(Examples):
         return StreamedSplit(self.files, self.examples[indices], self.labels[indices])
 
     def read_often(self) -> StreamedSplit:
-        """These examples, to be kept decoded once they have been read, if they fit in a tenth of the memory."""
-        return replace(self, often=True)
+        """These examples, to be kept decoded once they have been read, if they fit in a tenth of the memory.
+
+        With ``skip_broken`` they are read once here, and those that turn out to be broken are left out for good: who
+        reads them often compares what networks answer to each of them.
+        """
+        if not self.files.skip_broken:
+            return replace(self, often=True)
+        plan = self._all()
+        fetched = fetched_in_order(Fetch(self.files, None, plan.fill), _Wanted(self.examples, plan), None, pin=False)
+        kept = []
+        for step, (_, readable, broken) in zip(plan.steps, fetched, strict=True):
+            self._judge(broken)
+            kept.append(step.indices[readable])
+        sound = torch.cat(kept)
+        files = replace(self.files, skip_broken=False)
+        return StreamedSplit(files, self.examples[sound], self.labels[sound], often=True)
 
     def head(self, count: int) -> Tensor:
         """The first ``count`` examples as for evaluation, (count, C, [T,] H, W) uint8.
@@ -119,10 +133,12 @@ class StreamedSplit(Examples):
         share = _KEPT_SHARE / processes_here()
         if not fits_in_memory((len(self), *self.shape), share=share):
             return None
-        steps = [Step(i, part, len(part)) for i, part in enumerate(torch.split(torch.arange(len(self)), 64))]
-        plan = Pass(steps, None, 0, 0, 0, 1, torch.zeros(self.shape[0]), pin=False, workers=None)
-        parts = list(replace(self, often=False).read(plan))
+        parts = list(replace(self, often=False).read(self._all()))
         return Split(torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts]))
+
+    def _all(self) -> Pass:
+        steps = [Step(i, part, len(part)) for i, part in enumerate(torch.split(torch.arange(len(self)), 64))]
+        return Pass(steps, None, 0, 0, 0, 1, torch.zeros(self.shape[0]), pin=False, workers=None)
 
     def _raw(self, examples: Tensor) -> Tensor:
         fetch = Fetch(self.files, None, torch.zeros(self.shape[0]))
@@ -135,7 +151,7 @@ class StreamedSplit(Examples):
             if not self.files.skip_broken:
                 remedy = "put a readable copy in its place and repeat the command, or begin with the option broken=skip"
                 raise DataError(f"image {shown(path)}", "must be readable to its end", value=reason, remedy=remedy)
-            _LOG.warning("image %s left out of its batch: %s", shown(path), reason)
+            _LOG.warning("image %s left out: %s", shown(path), reason)
 
 
 @dataclass(frozen=True, eq=False)
