@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,7 +63,7 @@ def test_a_count_does_not_depend_on_the_network(number: int, unit: str) -> None:
     assert amount.of(1) == amount.of(10**9) == number * 1000 ** " kmg".index(unit.lower() or " ")
 
 
-@pytest.mark.parametrize("text", ["", "0", "0%", "101%", "-3", "40 percent", "nan", "1e6", "%"])
+@pytest.mark.parametrize("text", ["", "0", "0.4", "0%", "101%", "-3", "40 percent", "nan", "1e6", "%"])
 def test_other_amounts_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--max-macs"):
         RunConfig(**NEEDED, max_macs=text)
@@ -173,3 +176,44 @@ def test_races_go_by_accuracy(ranking: str) -> None:
         RunConfig(**NEEDED, ranking=ranking, rank_by="loss")
     with pytest.raises(ConfigError, match="--rank-by"):
         RunConfig(**NEEDED, rank_by="size")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("budget", 12, "12"), ("max_macs", 2_000, "2000"), ("seed", np.int64(3), 3), ("lr", np.float64(2), 2.0),
+        ("lr", 1, 1.0), ("weights", Path("w.safetensors"), "w.safetensors"), ("exclude", "stem*, fc", ("stem*", "fc")),
+        ("exclude", ["stem*"], ("stem*",)), ("baseline", "full", ("full",)), ("data", Path("a/b"), "a/b"),
+    ],
+)  # fmt: skip
+def test_python_code_may_write_what_means_the_same(name: str, value: object, expected: object) -> None:
+    found = RunConfig(**(NEEDED | {name: value}))
+    assert getattr(found, name) == expected
+    assert type(getattr(found, name)) is type(expected)
+    assert make_config(parse_settings(format_settings(found), subject="x")) == found
+
+
+def test_milestones_as_whole_numbers_are_those_of_the_file() -> None:
+    milestones: Any = [30, 60]
+    found = RunConfig(model="m", data="d", out="o", schedule="multistep", milestones=milestones)
+    assert make_config(parse_settings(format_settings(found), subject="x")) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("epochs", "5", "--epochs must be a whole number, got '5'"),
+        ("epochs", 2.5, "--epochs must be a whole number"),
+        ("image_size", 32.0, "--image-size must be a whole number"),
+        ("gate_inputs", 1, "--gate-inputs must be true or false"),
+        ("max_macs", 0.4, "--max-macs"),
+        ("decide_at", 0.25, "--decide-at"),
+        ("exclude", 3, "--exclude must be a list, each a string"),
+        ("model", None, "--model must be a string"),
+        ("device", ["cpu"], "--device must be one of 'auto', 'cpu'"),
+        ("seed", True, "--seed must be a whole number"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(name: str, value: object, words: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(words)}"):
+        RunConfig(**(NEEDED | {name: value}))

@@ -50,9 +50,9 @@ class Amount:
         """Read ``"40%"``, ``"2M"``, ``"350k"`` or ``"1200"``.
 
         Raises:
-            ConfigError: ``text`` is none of these, or lies outside (0 %, 100 %] or (0, inf).
+            ConfigError: ``text`` is none of these, or lies outside (0 %, 100 %] or [1, inf).
         """
-        return cls._read(text, _AMOUNT, _SCALE, subject=subject, example="a count like 2M")
+        return cls._read(text, _AMOUNT, _SCALE, subject=subject, example="a count like 2M from 1", least=1.0)
 
     @classmethod
     def parse_latency(cls, text: str, *, subject: str) -> Amount:
@@ -61,21 +61,21 @@ class Amount:
         Raises:
             ConfigError: ``text`` is none of these, or lies outside (0 %, 100 %] or (0, inf).
         """
-        return cls._read(text, _LATENCY, _SECONDS, subject=subject, example="a time like 8ms")
+        return cls._read(text, _LATENCY, _SECONDS, subject=subject, example="a time like 8ms above 0", least=0.0)
 
     @classmethod
     def _read(
-        cls, text: str, pattern: re.Pattern[str], scale: dict[str, float], *, subject: str, example: str
+        cls, text: str, pattern: re.Pattern[str], scale: dict[str, float], *, subject: str, example: str, least: float
     ) -> Amount:
         match = pattern.match(text)
-        rule = f"must be a share like 40% in (0 %, 100 %] or {example} above 0"
+        rule = f"must be a share like 40% in (0 %, 100 %] or {example}"
         remedy = f"write for example {subject} 40%"
         if match is None:
             raise ConfigError(subject, rule, value=repr(text), remedy=remedy)
         number, unit = float(match.group(1)), match.group(2)
         relative = unit == "%"
         value = number / 100 if relative else number * scale[unit.lower()]
-        if value <= 0 or (relative and value > 1):
+        if value <= 0 or (value > 1 if relative else value < least):
             raise ConfigError(subject, rule, value=repr(text), remedy=remedy)
         return cls(value, relative)
 

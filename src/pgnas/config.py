@@ -6,9 +6,12 @@ Precedence, lowest first: the defaults here, a TOML file (``--config``), the fla
 from __future__ import annotations
 
 import dataclasses
+import functools
+import typing
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pgnas import setting_types
 from pgnas.amounts import Amount, Budget, parse_share
 from pgnas.errors import ConfigError
 
@@ -169,9 +172,10 @@ class RunConfig:
     checkpoint_minutes: float = 10.0
 
     def __post_init__(self) -> None:
+        for name, hint in field_hints().items():
+            object.__setattr__(self, name, _normal(name, getattr(self, name), hint))
         _check_texts(self)
         _check_numbers(self)
-        _check_choices(self)
         _check_schedule(self)
         if self.max_macs is not None:
             Amount.parse(self.max_macs, subject="--max-macs")
@@ -288,6 +292,19 @@ _BOUNDS: dict[str, tuple[float, float, bool]] = {  # field: (low, high, low is a
 _OPEN_ABOVE = {"prior_drop", "initial_drop", "fixed_drop", "ranking_error"}
 
 
+def _normal(name: str, value: object, hint: object) -> object:
+    """The value as the setting's own type.
+
+    Raises:
+        ConfigError: It is of another.
+    """
+    found = setting_types.lenient(value, hint)
+    if found is not None or (value is None and type(None) in typing.get_args(hint)):
+        return found
+    flag, rule = "--" + name.replace("_", "-"), f"must be {setting_types.described(hint)}"
+    raise ConfigError(flag, rule, value=repr(value), remedy="give such a value")
+
+
 def _check_texts(config: RunConfig) -> None:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -322,41 +339,6 @@ def _check_numbers(config: RunConfig) -> None:
             )
 
 
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "granularity": ("channel", "group", "product", "operation"),
-    "schedule": ("cosine", "multistep", "sgdr"),
-    "prior": ("gibbs", "bernoulli", "paper"),
-    "augment": ("auto", "on", "off"),
-    "recalibrate": ("auto", "on", "off"),
-    "streams": ("auto", "on", "off"),
-    "shed": ("auto", "on", "off"),
-    "average_weights": ("auto", "on", "off"),
-    "avoid_selections": ("auto", "on", "measured", "off"),
-    "ranking": ("exhaustive", "halving", "elimination"),
-    "rank_by": ("accuracy", "loss"),
-    "compile": ("auto", "on", "off"),
-    "precision": ("auto", "fp32", "bf16", "fp16"),
-    "device": ("auto", "cpu", "cuda", "mps"),
-}
-
-
-def _check_choices(config: RunConfig) -> None:
-    for field, allowed in _CHOICES.items():
-        value = getattr(config, field)
-        if value is not None and value not in allowed:
-            raise ConfigError(
-                "--" + field.replace("_", "-"),
-                f"must be one of {', '.join(allowed)}",
-                value=repr(value),
-                remedy="choose one of these",
-            )
-    unknown = [name for name in config.baseline if name not in ("full", "uniform")]
-    if unknown:
-        raise ConfigError(
-            "--baseline", "must be of full, uniform", value=repr(unknown[0]), remedy="choose one of these"
-        )
-
-
 def _check_schedule(config: RunConfig) -> None:
     if config.lr_floor > config.lr:
         raise ConfigError("--lr-floor", f"must be at most --lr {config.lr:g}", value=config.lr_floor, remedy="lower it")
@@ -368,6 +350,12 @@ def _check_schedule(config: RunConfig) -> None:
     if any(not low < high for low, high in zip((0.0, *milestones), milestones, strict=False)):
         shown = ",".join(f"{milestone:g}" for milestone in milestones)
         raise ConfigError("--milestones", "must grow, from above 0", value=shown, remedy="write for example 30,60")
+
+
+@functools.cache
+def field_hints() -> dict[str, object]:
+    """The type hint of each setting."""
+    return {name: hint for name, hint in typing.get_type_hints(RunConfig).items() if name in field_names()}
 
 
 def field_names() -> tuple[str, ...]:

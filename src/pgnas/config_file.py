@@ -8,20 +8,18 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import tomllib
-import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 
 import tomli_w
 
-from pgnas.config import RunConfig, field_names
+from pgnas import setting_types
+from pgnas.config import RunConfig, field_hints, field_names
 from pgnas.errors import ConfigError
 
-_HINTS = {name: hint for name, hint in typing.get_type_hints(RunConfig).items() if name in field_names()}
 _REQUIRED = tuple(field.name for field in dataclasses.fields(RunConfig) if field.default is dataclasses.MISSING)
 _MOST_BYTES = 2**15  # far more than settings take; the parser's time grows with the square of a key's length
-_PLAIN_TYPES: dict[object, str] = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def read_settings(path: Path) -> dict[str, object]:
@@ -86,43 +84,13 @@ def format_settings(config: RunConfig) -> str:
 
 
 def _checked(name: str, value: object, subject: str) -> object:
-    if name not in _HINTS:
+    hints = field_hints()
+    if name not in hints:
         close = difflib.get_close_matches(name.replace("-", "_"), field_names(), n=1)
         remedy = f"did you mean {close[0]}?" if close else f"the settings are {', '.join(field_names())}"
         raise ConfigError(subject, "must hold known settings only", value=repr(name), remedy=remedy)
-    for kind in _alternatives(_HINTS[name]):
-        found = _as_kind(value, kind)
-        if found is not None:
-            return found
-    kinds = " or ".join(dict.fromkeys(_describe(kind) for kind in _alternatives(_HINTS[name])))
-    raise ConfigError(f"{subject}: {name}", f"must be {kinds}", value=repr(value), remedy="correct that line")
-
-
-def _alternatives(hint: object) -> tuple[object, ...]:
-    """The members of a union, save ``None``, which TOML cannot write."""
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        return tuple(member for member in typing.get_args(hint) if member is not type(None))
-    return (hint,)
-
-
-def _as_kind(value: object, kind: object) -> object | None:
-    """``value`` as one of ``kind``, ``None`` if it is none."""
-    origin = typing.get_origin(kind)
-    if origin is typing.Literal:
-        return value if value in typing.get_args(kind) else None
-    if origin is tuple:
-        member = typing.get_args(kind)[0]
-        items = [_as_kind(item, member) for item in value] if isinstance(value, list) else [None]
-        return None if any(item is None for item in items) else tuple(items)
-    if kind is float and type(value) is int:  # 1 for 1.0; True is an int only to isinstance
-        return float(value)
-    return value if type(value) is kind else None
-
-
-def _describe(kind: object) -> str:
-    origin = typing.get_origin(kind)
-    if origin is typing.Literal:
-        return "one of " + ", ".join(map(repr, typing.get_args(kind)))
-    if origin is tuple:
-        return f"a list, each {_describe(typing.get_args(kind)[0])}"
-    return _PLAIN_TYPES[kind]
+    found = setting_types.strict(value, hints[name])
+    if found is None:
+        rule = f"must be {setting_types.described(hints[name])}"
+        raise ConfigError(f"{subject}: {name}", rule, value=repr(value), remedy="correct that line")
+    return found

@@ -27,6 +27,8 @@ from pgnas.stages.pipeline import run_stage
 from pgnas.stages.scores import auroc, scores
 from pgnas.stages.searching import trained_network
 
+from .forked import on_processes
+
 SMALL = {"model": "multibranch-resnet:width=6,stages=2,blocks=1", "data": "digits", "batch_size": 64, "candidates": 4}
 TOLERANT = {"rtol": 1e-3, "atol": 1e-4}
 
@@ -180,6 +182,10 @@ def test_more_samples_and_other_data(own, undecided, capsys):
     assert main(["evaluate", str(own), "--samples", "3", "--ood", str(own.parent / "noise.npz")]) == 0
     assert json.loads((own / "result.json").read_text()) == after
     assert (own / "predictions.safetensors").stat().st_mtime_ns == stamp  # nothing is done twice
+    spec = str(own.parent / "noise.npz")
+    both = on_processes(own.parent, lambda _: evaluate(own, samples=2, ood=[spec])["uncertainty"]["ood"][spec])
+    assert both[0] == both[1]
+    assert both[0]["found"] == apart["found"]
     again = evaluate(own, samples=16)
     assert again["uncertainty"] == undecided["uncertainty"]  # the same seed; the other data belong to other samples
 

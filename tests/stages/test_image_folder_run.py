@@ -39,6 +39,7 @@ def test_torchvision_networks_on_a_folder(images, tmp_path, model, capsys):
     assert main(words) == 0, capsys.readouterr().err
     result = json.loads((out / "result.json").read_text())
     assert 0 < result["found"]["macs"] <= 0.4 * result["full"]["macs"]
+    assert any("no test split" in note for note in result["notes"])
     for name in ("model.pt2", "model.onnx", "model.safetensors", "model.py", "report.html"):
         assert (out / name).stat().st_size > 0
     with torch.no_grad():

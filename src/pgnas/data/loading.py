@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from functools import partial
 
@@ -19,7 +20,7 @@ _SMALLEST_CROPPED = 4  # pixels; below, a crop could lose what the image shows
 
 
 def load_data(
-    spec: str,
+    spec: str | os.PathLike[str],
     *,
     image_size: int | None = None,
     data_seed: int = 0,
@@ -54,6 +55,7 @@ def load_data(
     if image_size is not None and not 1 <= image_size <= _LARGEST_SIDE:
         rule = f"must lie in [1, {_LARGEST_SIDE}]"
         raise DataError("--image-size", rule, value=image_size, remedy="choose a value inside")
+    spec = os.fspath(spec)
     source, request = resolve(spec, image_size)
     raw = source.read(request)
     _check_classes(spec, raw)

@@ -69,6 +69,7 @@ class Context:
         self.folder, self.progress = folder, FolderProgress(progress, folder)
         self.processes = processes or Processes()
         self._model, self._data = model, data
+        self._data_notes: tuple[str, ...] = ()
 
     @property
     def config(self) -> RunConfig:
@@ -104,7 +105,14 @@ class Context:
         self._note_once("data", data.fingerprint, cropped=evaluates_a_crop(data.test))
         for note in data.notes:
             self.progress.note(f"data: {note}")
+        self._data_notes = data.notes
         return replace(data, notes=())  # told: runs that follow on the same data need not repeat them
+
+    @property
+    def data_notes(self) -> tuple[str, ...]:
+        """What there is to know about how the data was read; none if another run has told it."""
+        self.data  # noqa: B018  (loads them)
+        return self._data_notes
 
     @cached_property
     def built(self) -> BuiltModel:
@@ -134,7 +142,7 @@ class Context:
                 notes += load_weights(built.module, tensors, source=self.config.weights, replaced=built.head)
         for note in notes:
             self.progress.note(f"model: {note}")
-        return built
+        return replace(built, notes=tuple(notes))
 
     @property
     def example(self) -> Tensor:

@@ -38,6 +38,7 @@ def evaluate(
         context = Context(folder, progress or SilentReporter(), processes=processes)
         result = read_result(folder)
         before = result.get("uncertainty")
+        context.network_preprocessing  # noqa: B018  (reads the folder, which the processes do one after the other)
         with processes.together():
             others = {spec: other_data(context, spec) for spec in ood}
         if not before or before["samples"] != samples:

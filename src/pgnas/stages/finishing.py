@@ -127,7 +127,7 @@ def partial_result(folder: RunFolder) -> dict[str, Any]:
 
 
 def _notes(run: Context) -> list[str]:
-    notes = list(run.data.notes) + list(run.built.notes)
+    notes = [*run.data_notes, *run.built.notes]
     left_out = run.folder.stage_facts("export").get("left_out")
     if isinstance(left_out, dict):
         notes += [f"{name} was left out: {reason}" for name, reason in left_out.items()]
