@@ -14,9 +14,16 @@ _NAMES = (
 def launched() -> tuple[int, int]:
     """Rank of this process and number of processes; (0, 1) for a process that was started by itself."""
     for rank, size in _NAMES:
-        if rank in os.environ and size in os.environ:
-            return int(os.environ[rank]), int(os.environ[size])
+        given = os.environ.get(rank, ""), os.environ.get(size, "")
+        if all(text.isdecimal() for text in given):
+            return int(given[0]), int(given[1])
     return 0, 1
+
+
+def processes_here() -> int:
+    """Training processes on this machine, as torchrun and accelerate say."""
+    text = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return int(text) if text.isdecimal() and int(text) else 1
 
 
 def is_first() -> bool:

@@ -45,6 +45,25 @@ def test_files_come_as_named_and_folders_sorted(folder):
     assert image_files([one, folder / "a"]) == [one, *(str(folder / "a" / f"{i}.png") for i in range(8))]
 
 
+def test_hidden_files_of_a_folder_are_left_out(folder):
+    (folder / "a" / "._0.png").write_bytes(b"what a Mac leaves behind")
+    (folder / ".thumbnails").mkdir()
+    (folder / ".thumbnails" / "0.png").write_bytes(b"no image")
+    assert len(image_files([folder])) == 16
+
+
+def test_an_image_of_the_networks_aspect_ratio_is_read_whole(tmp_path):
+    pixels = np.zeros((24, 32, 3), dtype=np.uint8)
+    pixels[:, :4], pixels[:, -4:] = 255, 255
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    Image.fromarray(np.pad(pixels, ((8, 8), (0, 0), (0, 0)))).save(tmp_path / "high.png")
+    for name in ("wide", "high"):  # of the second the bars above and below are cut off
+        (found,) = read_images([str(tmp_path / f"{name}.png")], Preprocessing(3, 12, 16, (0.5,) * 3, (0.5,) * 3))
+        assert found.shape == (3, 12, 16)
+        assert (found[:, 1:-1, [0, -1]] > 200).all()
+        assert (found[:, :, 4:-4] == 0).all()
+
+
 def test_volumes_are_not_read_from_images(folder):
     with pytest.raises(DataError, match="volumes or clips"):
         read_images(image_files([folder]), Preprocessing(1, 8, 8, (0.5,), (0.5,), depth=8))

@@ -49,6 +49,12 @@ def test_volumes_with_colour_and_unequal_sides(load):
     assert Preprocessing.from_dict(data.preprocessing.to_dict()) == data.preprocessing
 
 
+def test_what_could_be_volumes_but_was_read_as_images_is_noted(load):
+    (note,) = [n for n in load(x_train=volumes(40, 5, 6, 6).numpy(), y_train=LABELS).notes if "channels" in n]
+    assert "images of 5 channels" in note
+    assert not [n for n in load(x_train=volumes(40, 4, 6, 6).numpy(), y_train=LABELS).notes if "channels" in n]
+
+
 def test_the_test_volumes_are_scaled_as_the_training_volumes(load, complaint):
     data = load(x_train=CUBES, y_train=LABELS, x_test=CUBES[:4], y_test=LABELS[:4])
     assert torch.equal(data.test.images[:, 0], torch.from_numpy(CUBES[:4]) * 255)

@@ -14,6 +14,10 @@ import pgnas
 from pgnas.cli import main
 from pgnas.config import RunConfig
 from pgnas.config_file import format_settings
+from pgnas.data import StreamedSplit
+from pgnas.progress import SilentReporter
+from pgnas.run_folder import RunFolder
+from pgnas.stages.context import Context
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +120,18 @@ def test_a_begun_run_whose_data_is_away_stays_and_goes_on_when_it_is_back(tmp_pa
     assert (out / "config.toml").read_text() == before
     data.symlink_to(images)
     assert main([*command, "--until", "search"]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_run_reads_its_images_as_when_it_began_whatever_has_become_of_the_memory(
+    tmp_path, images, monkeypatch, first
+):
+    config = RunConfig(model="multibranch-resnet", data=str(images), out=str(tmp_path / "out"), image_size=8)
+    for fits in (first, not first):
+        monkeypatch.setattr("pgnas.data.folder.fits_in_memory", lambda *_, fits=fits, **__: fits)
+        with RunFolder.create_or_resume(config) as folder:
+            data = Context(folder, SilentReporter()).data
+        assert isinstance(data.train, StreamedSplit) is not first
 
 
 def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path, capsys):

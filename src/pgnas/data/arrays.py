@@ -20,6 +20,7 @@ from pgnas.errors import DataError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _CHUNK = 1024  # images at a time, to bound temporary memory
+_MANY_CHANNELS = 4  # of pictures; more are unusual enough to be told
 
 
 @register_path(
@@ -73,7 +74,11 @@ def read_npz(request: Request) -> RawData:
         rule, remedy = "must hold volumes for option up to mean something", "leave the option out"
         raise DataError(f"file {path}", rule, value=f"images {train.shape}", remedy=remedy)
     flip = True if train.shape[0] == 3 else None  # grey images are often signs, digits or letters
-    return RawData(class_names, train, test, flip=flip)
+    notes = []
+    if train.shape[0] > _MANY_CHANNELS:
+        note = f"x_train was read as images of {train.shape[0]} channels; volumes that are no cubes are (N, 1, D, H, W)"
+        notes.append(note)
+    return RawData(class_names, train, test, flip=flip, notes=tuple(notes))
 
 
 def _volumes(class_names: tuple[str, ...], train: Split, test: Split | None, *, up: int = VERTICAL) -> RawData:

@@ -100,11 +100,13 @@ def open_image(path: str, mode: str) -> Image.Image:
 
 
 def decode_into(out: np.ndarray[Any, np.dtype[np.uint8]], path: str) -> None:
-    """Fill ``out``, (C, H, W), with the image, or its centre square resized (bilinear) if it has another size."""
+    """Fill ``out``, (C, H, W), with the image, or its centre box of that aspect ratio resized (bilinear)."""
     channels, height, width = out.shape
     image = open_image(path, "L" if channels == 1 else "RGB")
     if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR, box=_centre_square(*image.size))
+        image = image.resize(
+            (width, height), Image.Resampling.BILINEAR, box=_centre_box(*image.size, aspect=width / height)
+        )
     out[:] = np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
 
 
@@ -118,7 +120,8 @@ def _eight_bit(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-def _centre_square(width: int, height: int) -> tuple[float, float, float, float]:
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    return left, top, left + side, top + side
+def _centre_box(width: int, height: int, *, aspect: float) -> tuple[float, float, float, float]:
+    """The largest box about the centre whose width is ``aspect`` times its height."""
+    wide, high = min(width, height * aspect), min(height, width / aspect)
+    left, top = (width - wide) / 2, (height - high) / 2
+    return left, top, left + wide, top + high

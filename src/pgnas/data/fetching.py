@@ -19,6 +19,7 @@ from pgnas.data.inspection import quiet_pillow
 from pgnas.data.packed import PackedPaths
 from pgnas.data.pipelines import Pipeline, Pixels, ResizedCrop, UnreadableError
 from pgnas.errors import DataError, RunError
+from pgnas.launch import processes_here
 from pgnas.seeds import derive_seed
 
 WORKERS = "PGNAS_WORKERS"
@@ -185,12 +186,6 @@ def default_workers() -> int:
         remedy = "unset it or choose a number inside"
         raise DataError(f"environment variable {WORKERS}", "must lie in 0..256", value=repr(text), remedy=remedy)
     return int(text)
-
-
-def processes_here() -> int:
-    """Training processes on this machine, as torchrun and accelerate say."""
-    text = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    return int(text) if text.isdecimal() and int(text) else 1
 
 
 def _processors() -> int:

@@ -26,6 +26,7 @@ def load_data(
     data_seed: int = 0,
     augment: Augment = "auto",
     cutout: int | None = None,
+    streamed: bool | None = None,
 ) -> DataSet:
     """Read a data set and split it into train, select, estimate and test.
 
@@ -48,6 +49,8 @@ def load_data(
             class: not for digits, nor for a ``.npz`` of other than three channels. ``"on"``: these, a flip unless it
             is known to be wrong (digits), and a cutout of half the side (16 at 32x32, the paper's). ``"off"``: none.
         cutout: Side in pixels of the hole in training images; 0: none; ``None``: as ``augment`` says.
+        streamed: Whether a folder of images is read while training, unless ``spec`` says so with its option
+            ``stream``; ``None``: if it does not fit in memory.
 
     Raises:
         DataError: The data cannot be found, read, split or held in memory.
@@ -57,6 +60,8 @@ def load_data(
         raise DataError("--image-size", rule, value=image_size, remedy="choose a value inside")
     spec = os.fspath(spec)
     source, request = resolve(spec, image_size)
+    if streamed is not None and source.name == "folder":
+        request = replace(request, options={"stream": streamed, **request.options})
     raw = source.read(request)
     _check_classes(spec, raw)
     notes = list(raw.notes)

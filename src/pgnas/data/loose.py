@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from pgnas.errors import DataError
 def image_files(given: Sequence[str | os.PathLike[str]]) -> list[str]:
     """The images that are named: files as they are, of folders all images in them and below, sorted by path.
 
+    What begins with a dot is left out of folders, as in a data set.
+
     Raises:
         DataError: A path does not exist, a folder holds no image, or nothing is named.
     """
@@ -32,8 +34,7 @@ def image_files(given: Sequence[str | os.PathLike[str]]) -> list[str]:
                 raise DataError(f"image {shown(path)}", "must exist", value="no such file", remedy="check the path")
             found.append(path)
             continue
-        inside = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
-        images = sorted(name for name in inside if name.lower().endswith(EXTENSIONS))
+        images = sorted(name for name in _inside(path) if name.lower().endswith(EXTENSIONS))
         if not images:
             remedy = f"name a folder with {', '.join(EXTENSIONS)} files"
             raise DataError(f"folder {shown(path)}", "must hold images", value="none", remedy=remedy)
@@ -43,6 +44,12 @@ def image_files(given: Sequence[str | os.PathLike[str]]) -> list[str]:
     return found
 
 
+def _inside(path: str) -> Iterator[str]:
+    for folder, below, names in os.walk(path):
+        below[:] = [name for name in below if not name.startswith(".")]
+        yield from (os.path.join(folder, name) for name in names if not name.startswith("."))
+
+
 def read_images(paths: Sequence[str], preprocessing: Preprocessing, *, cropped: bool = False) -> Tensor:
     """Images as a network takes them before normalising, (N, C, H, W) uint8.
 
@@ -50,7 +57,7 @@ def read_images(paths: Sequence[str], preprocessing: Preprocessing, *, cropped: 
         paths: Image files, at least one.
         preprocessing: The shape wanted.
         cropped: Resize the shorter side and crop, as images that are read from disk are evaluated; otherwise the centre
-            square is resized, as images in memory are.
+            box of the network's aspect ratio is resized, as images in memory are.
 
     Raises:
         DataError: An image cannot be read to its end, or they are not images that the network takes, or too many.

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pgnas.errors import DataError
+from pgnas.launch import processes_here
 
 _SHARE = 0.45  # splitting copies the images once; a network wants some memory too
 _CGROUP = Path("/sys/fs/cgroup")
@@ -20,13 +21,18 @@ def available_memory() -> int | None:
 
 
 def fits_in_memory(shape: Sequence[int], *, share: float = _SHARE) -> bool:
-    """Whether examples of ``shape``, (N, C, [D,] H, W), fit as uint8 in a ``share`` of the available memory."""
+    """Whether examples of ``shape``, (N, C, [D,] H, W), fit as uint8 in a ``share`` of the available memory.
+
+    Of several training processes on a machine each may have an equal part of that share.
+    """
     available = available_memory()
-    return available is None or math.prod(shape) <= share * available
+    return available is None or math.prod(shape) <= share * available / processes_here()
 
 
 def require_memory(subject: str, shape: Sequence[int], *, remedy: str = "") -> None:
     """Check that examples of ``shape``, (N, C, [D,] H, W), fit as uint8 in about half of the available memory.
+
+    Of several training processes on a machine each has an equal part of it.
 
     Raises:
         DataError: They do not.
@@ -36,7 +42,7 @@ def require_memory(subject: str, shape: Sequence[int], *, remedy: str = "") -> N
     count, *each = shape
     raise DataError(
         subject,
-        f"must fit in about half of the available memory ({_size(available_memory() or 0)})",
+        f"must fit in about half of the available memory ({_size((available_memory() or 0) // processes_here())})",
         value=f"{count:,} images of {'x'.join(map(str, each))}, {_size(math.prod(shape))}",
         remedy=remedy or "use a smaller --image-size or fewer images",
     )

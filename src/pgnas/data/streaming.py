@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from pgnas.data.fetching import Broken, Fetch, Files, Wanted, fetched_in_order, processes_here
+from pgnas.data.fetching import Broken, Fetch, Files, Wanted, fetched_in_order
 from pgnas.data.inspection import shown
 from pgnas.data.memory import fits_in_memory
 from pgnas.data.pipelines import ResizedCrop
@@ -130,8 +130,7 @@ class StreamedSplit(Examples):
 
     @cached_property
     def _decoded(self) -> Split | None:
-        share = _KEPT_SHARE / processes_here()
-        if not fits_in_memory((len(self), *self.shape), share=share):
+        if not fits_in_memory((len(self), *self.shape), share=_KEPT_SHARE):
             return None
         parts = list(replace(self, often=False).read(self._all()))
         return Split(torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts]))

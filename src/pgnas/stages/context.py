@@ -17,7 +17,7 @@ from pgnas import nn as pnn
 from pgnas.amounts import Budget
 from pgnas.architecture import Architecture
 from pgnas.config import RunConfig
-from pgnas.data import Batches, DataSet, Examples, Preprocessing, evaluates_a_crop, load_data
+from pgnas.data import Batches, DataSet, Examples, Preprocessing, StreamedSplit, evaluates_a_crop, load_data
 from pgnas.errors import RunFolderError
 from pgnas.nn import Counts, Supernet
 from pgnas.processes import Processes
@@ -94,6 +94,7 @@ class Context:
             raise RunFolderError(
                 str(self.folder.path), "was run from Python on data in memory", remedy="call pgnas.run(data=...) again"
             )
+        streamed = self.folder.stage_facts("data").get("streamed")
         with self.processes.together():
             data = self._data or load_data(
                 self.config.data,
@@ -101,8 +102,10 @@ class Context:
                 data_seed=self.config.data_seed,
                 augment=self.config.augment,
                 cutout=self.config.cutout,
+                streamed=streamed if isinstance(streamed, bool) else None,
             )
-        self._note_once("data", data.fingerprint, cropped=evaluates_a_crop(data.test))
+        facts = {"cropped": evaluates_a_crop(data.test), "streamed": isinstance(data.train, StreamedSplit)}
+        self._note_once("data", data.fingerprint, **facts)
         for note in data.notes:
             self.progress.note(f"data: {note}")
         self._data_notes = data.notes
