@@ -21,6 +21,7 @@ from pgnas.cli.main import STAGES, app
 from pgnas.config import RunConfig, field_names
 from pgnas.console import PlainReporter, RichReporter, format_fields, make_reporter
 from pgnas.errors import DivergedError, RunFolderError, StorageError
+from pgnas.launch import launched
 from pgnas.progress import Clock
 
 README = Path(__file__).parent.parent / "README.md"
@@ -329,3 +330,31 @@ def test_a_preset_is_shown_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     row = next(line for line in shown.splitlines() if line.startswith("--epochs"))
     assert row.split()[:4] == ["--epochs", "630", "2", "paper"]
     assert "s^2 times as many" in shown
+
+
+def test_a_target_that_is_a_folder_is_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    for target in (tmp_path, tmp_path / "file" / "below"):
+        for words in (
+            ["predict", "nowhere", "x.png", "--json"],
+            ["predict", "nowhere", "x.png", "--csv"],
+            ["report", "nowhere", "--out"],
+            ["compare", "nowhere", "nowhere", "--out"],
+        ):
+            assert main([*words, str(target)]) == 2
+            assert f"{target} must be a file that can be made" in capsys.readouterr().err
+
+
+def test_a_folder_name_that_is_too_long_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([*NEEDED[:-1], "x" * 300], ["sample", "x" * 300]):
+        assert main(words) == 2
+        assert capsys.readouterr().err.startswith("pgnas: error: ")
+
+
+@pytest.mark.parametrize(("rank", "size", "expected"), [("1", "2", (1, 2)), ("", "2", (0, 1)), ("a", "2", (0, 1))])
+def test_what_a_launcher_told(rank: str, size: str, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", size)
+    assert launched() == expected

@@ -178,6 +178,15 @@ def test_races_go_by_accuracy(ranking: str) -> None:
         RunConfig(**NEEDED, rank_by="size")
 
 
+def test_a_later_layer_wins_over_what_it_cannot_stand_beside() -> None:
+    preset = NEEDED | {"epochs": 600, "schedule": "multistep", "milestones": (30.0, 60.0)}
+    assert make_config(preset, {"budget": "12"}).epochs is None
+    assert make_config(preset, {"budget": "12"}, {"epochs": 5}).budget is None
+    assert make_config(preset, {"schedule": "cosine"}).milestones == ()
+    with pytest.raises(ConfigError, match="takes the place of --epochs"):
+        make_config(preset, {"budget": "12", "epochs": 5})
+
+
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [

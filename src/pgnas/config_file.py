@@ -62,11 +62,19 @@ def parse_settings(text: str, *, subject: str) -> dict[str, object]:
 def make_config(*layers: Mapping[str, object], subject: str = "pgnas run") -> RunConfig:
     """A run's settings from layers of settings, a later one winning; the defaults lie below all.
 
+    A setting also wins over a lower layer's that it cannot stand beside: ``budget`` over ``epochs`` and the reverse,
+    and a schedule without milestones over these.
+
     Raises:
         ConfigError: A required setting is in no layer, or a value breaks a rule.
     """
     merged: dict[str, typing.Any] = {}
     for layer in layers:
+        for name, other in (("budget", "epochs"), ("epochs", "budget")):
+            if layer.get(name) is not None:
+                merged.pop(other, None)
+        if layer.get("schedule", "multistep") != "multistep":
+            merged.pop("milestones", None)
         merged |= layer
     missing = [name for name in _REQUIRED if name not in merged]
     if missing:

@@ -42,8 +42,12 @@ def predict(
         csv: Likewise, a line an image and network.
     """
     with reporter() as progress:
+        from pgnas.run_folder.storage import require_target
         from pgnas.stages.predicting import predict_images
 
+        for target in (json, csv):
+            if target is not None:
+                require_target(target)
         found = predict_images(path, images, samples=samples, calibrated=calibrated, progress=progress)
     found.write(json=json, csv=csv)
     sections = [_section(found)]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pgnas.data.decoding import decode_images
 from pgnas.data.fetching import Files
+from pgnas.data.filling import filled_by_one
 from pgnas.data.inspection import Inspection, broken_skipped, counted, inspect_images, require_readable, shown
 from pgnas.data.memory import fits_in_memory
 from pgnas.data.packed import PackedPaths
@@ -158,8 +159,9 @@ def _unpack(root: str) -> None:
         raise DataError(f"folder {shown(root)}", rule, value=f"no train/, no {missing[0]}", remedy="check the path")
     try:
         datasets = import_module("torchvision.datasets")
-        for split in ("train", "val"):
-            datasets.ImageNet(root, split=split)
+        with filled_by_one(root):
+            for split in ("train", "val"):
+                datasets.ImageNet(root, split=split)
     except (ImportError, OSError, RuntimeError, EOFError, ValueError) as error:  # no space, a broken archive
         remedy = "check the archives and the space left, remove what was unpacked and try again"
         raise DataError(f"archives in {shown(root)}", "must unpack", value=error, remedy=remedy) from error

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pgnas.data.filling import filled_by_one
 from pgnas.data.resizing import resized
 from pgnas.data.sources import RawData, register
 from pgnas.data.splits import Split
@@ -52,7 +53,8 @@ def _read(name: str, kind: str, image_size: int | None) -> RawData:
         raise DataError(f"data {name!r}", "needs torchvision", value=str(error), remedy=remedy) from error
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        train, test = (build(root=str(folder), train=part, download=True) for part in (True, False))
+        with filled_by_one(folder):
+            train, test = (build(root=str(folder), train=part, download=True) for part in (True, False))
     except (OSError, RuntimeError, EOFError, ValueError) as error:  # no network, no space, a broken archive
         rule = f"must be in {folder} or be downloaded there"
         remedy = f"check the network or remove {folder} and try again"

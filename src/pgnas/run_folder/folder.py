@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -81,7 +82,7 @@ class RunFolder:
             RunFolderError: ``path`` holds no run, or a damaged one, or (for a writer) is being written.
         """
         path = Path(path)
-        if not (path / CONFIG_NAME).is_file():
+        if not os.path.isfile(path / CONFIG_NAME):
             raise RunFolderError(
                 str(path), "must be a run folder", value=f"no {CONFIG_NAME} there", remedy="begin one with pgnas run"
             )

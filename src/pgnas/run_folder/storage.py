@@ -71,6 +71,18 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def require_target(path: Path) -> None:
+    """Check, before the work whose result it shall hold, that a file can be where the user wants it.
+
+    Raises:
+        FileError: ``path`` is a folder, or lies below a file.
+    """
+    above = next((parent for parent in path.parents if os.path.lexists(parent)), path.parent)
+    if os.path.isdir(path) or (os.path.lexists(above) and not os.path.isdir(above)):
+        found = "a folder" if os.path.isdir(path) else f"{above} is a file"
+        raise FileError(str(path), "must be a file that can be made", value=found, remedy="choose another name")
+
+
 def remove_temporaries(folder: Path) -> None:
     """Remove what a killed writer left behind in ``folder`` and below."""
     for path in folder.rglob(TEMPORARY_PREFIX + "*"):

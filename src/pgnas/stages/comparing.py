@@ -44,13 +44,14 @@ def compare(paths: Sequence[str | Path], *, out: str | Path) -> Comparison:
     Raises:
         ConfigError: Fewer than two runs are given.
         RunFolderError: A folder holds no run.
-        FileError: A file of a run is damaged.
+        FileError: A file of a run is damaged, or ``out`` is a folder.
         StorageError: The page cannot be written.
     """
     if len(paths) < 2:
         raise ConfigError("pgnas compare", "takes two run folders or more", value=len(paths), remedy="name another")
-    runs = tuple(_read(path, name) for path, name in zip(paths, run_names(paths), strict=True))
     target = Path(out)
+    storage.require_target(target)
+    runs = tuple(_read(path, name) for path, name in zip(paths, run_names(paths), strict=True))
     storage.write_bytes(target, render_comparison(runs).encode())
     return Comparison(runs, target)
 

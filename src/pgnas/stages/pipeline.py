@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def run(
         RunError: The run went wrong; what was saved stays.
     """
     _require_stage(until)
-    processes, existed = join(), Path(config.out).exists()
+    processes, existed = join(), os.path.exists(config.out)
     with SharedFolder.share(processes, lambda: RunFolder.create_or_resume(config)) as folder:
         context = Context(folder, progress or SilentReporter(), model=model, data=data, processes=processes)
         asked = list(STAGES)[: list(STAGES).index(until) + 1]

@@ -29,6 +29,8 @@ def redraw(path: str | Path, *, against: Sequence[str | Path] = (), out: str | P
         FileError: A file of the run is damaged.
         StorageError: The file cannot be written.
     """
+    if out is not None:
+        storage.require_target(Path(out))
     with ExitStack() as stack:
         folder, *others = (stack.enter_context(RunFolder.open(place, writer=False)) for place in (path, *against))
         named = dict(zip(run_names(against), others, strict=True))
