@@ -250,6 +250,10 @@ def _heads(net: Network, x: Tensor) -> Tensor:
     return together
 
 
+def _flat_sum(net: Any, x: Tensor) -> Tensor:
+    return F.relu(net.a(x)).flatten(1) + F.relu(net.b(x)).flatten(1)
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "shuffle": lambda: Network(_shuffled, a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 8, 3), c=nn.Conv2d(8, 2, 1)),
     "split attention": lambda: Network(
@@ -391,6 +395,22 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "heads in the batch": lambda: Network(  # a constant has a row of its own for each head
         _heads, a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 6, 1), c=nn.Conv2d(3, 4, 3, padding=1), d=nn.Conv2d(4, 8, 1),
         e=nn.Conv2d(8, 3, 1),
+    ),
+    "flipped": lambda: Network(  # along the channels as well
+        lambda net, x: net.c(F.relu(net.b(F.relu(net.a(x)))).flip(2, 1).flip(3)), a=nn.Conv2d(3, 4, 1),
+        b=nn.Conv2d(4, 6, 1), c=nn.Conv2d(6, 2, 1),
+    ),
+    "flattened sum": lambda: Network(
+        lambda net, x: net.e(F.relu(net.c(z := _flat_sum(net, F.relu(net.stem(x))))) * torch.sigmoid(net.d(z))),
+        stem=nn.Conv2d(3, 3, 2, stride=2), a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(3, 4, 1), c=nn.Linear(64, 5),
+        d=nn.Linear(64, 5), e=nn.Linear(5, 2),
+    ),
+    "flattened and linear": lambda: Network(
+        lambda net, x: (
+            net.c(z := (h := F.relu(net.stem(x))).flatten(1) + net.t(h.mean((2, 3)))), net.d(z), net.a(h), net.b(h)
+        ),
+        stem=nn.Conv2d(3, 4, 2, stride=2), t=nn.Linear(4, 64), c=nn.Linear(64, 2), d=nn.Linear(64, 2),
+        a=nn.Conv2d(4, 2, 1), b=nn.Conv2d(4, 2, 1),
     ),
     "named tuple": lambda: Network(
         lambda net, x: Pair(net.b(y := F.relu(net.a(x))), y.mean((2, 3))), a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 2, 1),

@@ -88,7 +88,8 @@ def _joined(graph: ChannelGraph, name: str) -> list[str]:
     origins = []
     for source, value in zip(op.inputs, op.values, strict=True):
         runs = graph.sources(source)
-        if value.channels == op.value.channels and len(runs) == 1:
+        one_to_one = len(runs) == 1 and value.channels == graph.value(runs[0].origin).channels  # no flattened map
+        if one_to_one and value.channels == op.value.channels:
             origins.append(runs[0].origin)
     return origins
 

@@ -53,7 +53,7 @@ def add_streams(graph: ChannelGraph, space: SearchSpace) -> SearchSpace:
         found = [reading for reading in readings if reading.root == root]
         whole = any(_by_group(graph, reading.site) for reading in found)
         if not whole and len({reading.site.gate for reading in found}) > 1 and not always[root].all():
-            channels = graph.value(root).channels
+            channels = _made(graph, root)
             name = f"stream:{found[0].site.layer}"
             streams[root] = GateSpec(name, channels, (Group(root, 0, channels),))
     sites = [replace(site, streams=_parts(site, readings, streams)) for site in space.sites]
@@ -65,11 +65,17 @@ def add_streams(graph: ChannelGraph, space: SearchSpace) -> SearchSpace:
 def _readings(graph: ChannelGraph, site: Site, tied: dict[str, str]) -> list[_Reading]:
     found = []
     for run in graph.sources(site.source):
-        made = graph.value(run.origin).channels
+        made = _made(graph, run.origin)
         if made and run.channels % made == 0:  # else a part of what was made
             units = torch.arange(made).repeat_interleave(run.channels // made)
             found.append(_Reading(site, tied[run.origin], run.start, units))
     return found
+
+
+def _made(graph: ChannelGraph, origin: str) -> int:
+    """How many channels a node makes; the pixels of a flattened map are one."""
+    value = graph.value(origin)
+    return value.channels // value.block
 
 
 def _by_group(graph: ChannelGraph, site: Site) -> bool:

@@ -199,6 +199,8 @@ def _along(node: fx.Node, graph: ChannelGraph, position: int, names: dict[str, i
     """Channel by channel, if the axes that a node works along (an argument) are neither the channels' nor the batch."""
     source, layer = first_input(node), graph.layer(node)
     found: Any = node.args[position] if len(node.args) > position else None
+    if node.target == "flip" and isinstance(found, int):  # x.flip(2, 3)
+        found = node.args[position:]
     for name, default in names.items():
         if found is None:
             found = node.kwargs.get(name, getattr(layer, name, default))
