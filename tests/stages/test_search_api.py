@@ -84,6 +84,48 @@ def test_the_same_seed_finds_the_same_network():
         assert torch.equal(value, b.model.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("norms", [True, False])
+def test_a_search_draws_nothing_from_the_callers_generator(norms):
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv1d(3, 8, 3, padding=1),
+        nn.BatchNorm1d(8),
+        nn.ReLU(),
+        nn.AdaptiveMaxPool1d(1),
+        nn.Flatten(),
+        nn.Linear(8, 1),
+    )  # fmt: skip
+    supernet, loader = pgnas.supernet(network, torch.zeros(2, 3, 16)), DataLoader(data(), 32, shuffle=True)
+    found = []
+    for caller in (5, 6):
+        torch.manual_seed(caller)
+        expected = torch.random.get_rng_state()
+        result = pgnas.search(
+            supernet, loader, DataLoader(data(), 64), loss=nn.functional.mse_loss, metric=negative_squared_error,
+            device="cpu", epochs=3, lr=0.01, candidates=3, decide_at="50%", recalibrate_norms=norms,
+        )  # fmt: skip
+        assert torch.equal(torch.random.get_rng_state(), expected)
+        found.append((result.score, [c.score for c in result.candidates], [row["loss"] for row in result.history]))
+    assert found[0] == found[1]
+
+
+def test_examples_are_counted_whatever_the_targets_are(monkeypatch):
+    counted = []
+
+    def recipe(*values):
+        counted.append(values[7:9])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pgnas.stages.search_api.Recipe", recipe)
+    generator = torch.Generator().manual_seed(0)
+    both = [(torch.randn(32, 3, 16, generator=generator), (torch.zeros(32), torch.zeros(32))) for _ in range(2)]
+    named = [(x, {"class": a, "size": b}) for x, (a, b) in both]
+    for loader in (both, named, [((x, x), a) for x, (a, _) in both]):
+        with pytest.raises(KeyboardInterrupt):
+            pgnas.search(make_supernet(), loader, loader, loss=nn.functional.mse_loss, epochs=1)
+    assert counted == [(64, 640)] * 3
+
+
 def test_bad_settings_and_loaders_are_refused():
     supernet = make_supernet()
     loader = DataLoader(data(), 32)

@@ -18,7 +18,7 @@ from pgnas.nn import Counts, Supernet, extract_small
 from pgnas.progress import Progress, SilentReporter
 from pgnas.stages.candidates import Candidate, best, rank
 from pgnas.stages.class_scores import explained
-from pgnas.stages.engine import make_engine, worth_compiling
+from pgnas.stages.engine import make_engine, own_randomness, seed_step, worth_compiling
 from pgnas.stages.epochs import run_epochs
 from pgnas.stages.latency import meet_latency
 from pgnas.stages.recipe import AUGMENTATION_FACTOR, Recipe, calibration_batches, prior_of
@@ -114,7 +114,7 @@ def search(
             operations are chosen, else none.
         recalibrate_norms: Re-estimate BatchNorm of every candidate on a few training batches. If so, and the decision
             comes before the end, candidates have the average of the supernet's weights over the last steps.
-        seed: Seed of noise and candidates; seed your loaders yourself.
+        seed: Seed of noise, candidates and loaders that shuffle by torch's global generator, whose state is left alone.
         device: Where to compute.
         precision: Number format of the forward pass.
         compile: ``torch.compile``.
@@ -140,7 +140,11 @@ def search(
     _steps(val_loader, "val_loader")
     steps = _steps(train_loader, "train_loader")
     engine = make_engine(device, precision)
-    examples = steps * len(next(iter(train_loader))[-1]) * engine.processes.world_size
+    with own_randomness():  # of loaders that shuffle by the global generator
+        seed_step(seed, "calibration")
+        calibration = calibration_batches(train_loader)
+    (example, *_), _ = engine.batch(calibration[0])
+    examples = steps * len(example) * engine.processes.world_size
     timings = Timings(latency_batch=latency_batch, processes=engine.processes)
     trained = copy.deepcopy(supernet)
     engine.place(trained)
@@ -160,12 +164,16 @@ def search(
         None if max_latency is None else trained.measured().network,
     )
     recipe.require_reachable(trained)  # checked before any long work
-    searcher = _Searcher(recipe, trained, train_loader, val_loader, progress or SilentReporter(), recalibrate_norms)
-    momentum = searcher.learn()
-    ranked = searcher.rank()
-    winner = searcher.choose(ranked)
-    module = searcher.train_on(winner, momentum)
-    score = recipe.score(module, val_loader)
+    searcher = _Searcher(
+        recipe, trained, train_loader, val_loader, progress or SilentReporter(), recalibrate_norms, calibration
+    )
+    with own_randomness():
+        seed_step(seed, "search")
+        momentum = searcher.learn()
+        ranked = searcher.rank()
+        winner = searcher.choose(ranked)
+        module = searcher.train_on(winner, momentum)
+        score = recipe.score(module, val_loader)
     return SearchResult(
         module.eval(),
         winner.architecture,
@@ -188,6 +196,7 @@ class _Searcher:
     val_loader: Loader
     progress: Progress
     recalibrates: bool
+    calibration: list[Any]
     store: NoStore = field(default_factory=NoStore)
 
     def learn(self) -> dict[str, Tensor]:
@@ -196,7 +205,7 @@ class _Searcher:
         phase = recipe.posterior_phase(self.supernet, compiled=self._compiles(recipe.full, recipe.decision_epoch))
         self._epochs("search", phase, range(recipe.decision_epoch))
         momentum = phase.momentum()
-        phase.settle(lambda: calibration_batches(self.train_loader))
+        phase.settle(lambda: self.calibration)
         return momentum
 
     def rank(self) -> list[Candidate]:
@@ -214,7 +223,7 @@ class _Searcher:
         winner = best(ranked)
         if self.recipe.config.max_latency is None:
             return winner
-        (example, *_), _ = self.recipe.engine.batch(next(iter(self.train_loader)))
+        (example, *_), _ = self.recipe.engine.batch(self.calibration[0])
         scorer = self._scorer()
         row = self.recipe.engine.processes.from_first(
             lambda: meet_latency(
@@ -248,8 +257,7 @@ class _Searcher:
         )
 
     def _scorer(self) -> Callable[[nn.Module], Score]:
-        calibration = calibration_batches(self.train_loader) if self.recalibrates else None
-        return self.recipe.scorer(self.val_loader, calibration)
+        return self.recipe.scorer(self.val_loader, self.calibration if self.recalibrates else None)
 
     def _compiles(self, counts: Counts, epochs: int) -> bool:
         recipe = self.recipe
