@@ -412,6 +412,10 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         stem=nn.Conv2d(3, 4, 2, stride=2), t=nn.Linear(4, 64), c=nn.Linear(64, 2), d=nn.Linear(64, 2),
         a=nn.Conv2d(4, 2, 1), b=nn.Conv2d(4, 2, 1),
     ),
+    "places first": lambda: Network(  # as torch's transformers and recurrent layers read them by default
+        lambda net, x: net.d((y := net.b(F.relu(net.a(x))).flatten(2).permute(2, 0, 1)) + net.c(F.relu(y))).mean(0),
+        a=nn.Conv2d(3, 4, 3, padding=1), b=nn.Conv2d(4, 5, 3, padding=1), c=nn.Linear(5, 5), d=nn.Linear(5, 2),
+    ),
     "named tuple": lambda: Network(
         lambda net, x: Pair(net.b(y := F.relu(net.a(x))), y.mean((2, 3))), a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 2, 1),
     ),

@@ -210,9 +210,19 @@ def _note_batched(module: fx.GraphModule, inputs: tuple[Tensor, ...], other: _Re
 
 
 def _note_macs(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
-    macs = _observe(module, inputs).macs
+    """Note each value's shape and the multiply-adds behind it for one example, wherever its axis is."""
+    try:
+        one = _observe(module, tuple(x[:1] for x in inputs))
+    except Exception:  # the network is made for batches of this size
+        one, size = _observe(module, inputs), len(inputs[0])
+        for node in module.graph.nodes:
+            if node.meta.get("is_batched"):
+                one.macs[node.name] //= size
+                if (shape := one.shapes.get(node.name)) is not None:
+                    one.shapes[node.name] = (shape[0] // size, *shape[1:])
     for node in module.graph.nodes:
-        node.meta["macs"] = macs[node.name]
+        node.meta["macs"] = one.macs[node.name]
+        node.meta["example_shape"] = one.shapes.get(node.name, ())
 
 
 def _observe(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> _Recorder:

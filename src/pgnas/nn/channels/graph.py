@@ -119,15 +119,14 @@ class ChannelGraph:
         return getattr(self.ops[name], "module", None) is not None
 
     def example_shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a node's value for one example."""
-        shape = self.shape(name) or ()
-        rows = shape[0] // len(self.trace.inputs[0]) if self.is_batched(name) else shape[0]
-        return (rows, *shape[1:])
+        """The shape of a node's value for one example; () if it is no tensor."""
+        shape: tuple[int, ...] = self.nodes[name].meta.get("example_shape", ())
+        return shape
 
     def macs(self, name: str) -> int:
         """Multiply-adds of a node for one example, nothing cut."""
         found: int = self.nodes[name].meta.get("macs", 0)
-        return found // len(self.trace.inputs[0]) if self.is_batched(name) else found
+        return found
 
     def own_parameters(self, name: str) -> list[nn.Parameter]:
         """The parameters of a node's layer, or the one that the node reads."""
