@@ -81,6 +81,14 @@ def test_targets_in_both_directions_are_met_in_float32():
         assert (found.shift > 0) == (target < float(cost(logits)))
 
 
+def test_what_everything_open_costs_is_met_but_for_a_thousandth():
+    weights = torch.rand(50, generator=generator())
+    cost, logits = linear_cost(weights / weights.sum()), torch.randn(50, generator=generator())
+    found = retarget(logits, cost_slopes(cost, logits), cost, 1.0)
+    assert found.cost == pytest.approx(0.999, abs=1e-5)
+    assert found.logits.abs().max() < 1e4
+
+
 def test_costs_out_of_reach_are_refused():
     weights = torch.ones(5) / 10
     cost = lambda logits: 0.5 + linear_cost(weights)(logits)  # noqa: E731

@@ -217,3 +217,36 @@ def test_layers_without_a_forward_of_their_own_are_layers() -> None:
 
     made = supernet(nn.Sequential(Mine(3, 4, 1), nn.ReLU(), Mine(4, 2, 1)), X)
     assert made.report.gated == {"2": 4}
+
+
+@pytest.mark.parametrize("taken", ["graph", "meta", "code"])
+def test_a_layer_of_a_name_that_a_traced_network_needs_is_refused(taken: str) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 4, 1)
+            setattr(self, taken, nn.Conv2d(4, 2, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return getattr(self, taken)(self.first(x))  # type: ignore[no-any-return]
+
+    with pytest.raises(ModelError, match=f"must not have an attribute .* got {taken}; rename it"):
+        supernet(Named(), X)
+    assert supernet(nn.Sequential(Named().first, nn.Conv2d(4, 2, 1)), X)
+
+
+def test_an_input_may_be_called_as_the_masks_are() -> None:
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: Tensor, gates: Tensor) -> Tensor:
+            y: Tensor = self.b(self.a(x)) * gates.reshape(-1, 1, 1, 1)
+            return y
+
+    inputs = (X, torch.rand(len(X)))
+    gated = supernet(Experts(), inputs).eval()
+    architecture = gated.sample()
+    with torch.no_grad(), gated.fixed(architecture):
+        torch.testing.assert_close(gated(*inputs), extract(gated, architecture)(*inputs))

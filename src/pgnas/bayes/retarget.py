@@ -21,6 +21,10 @@ from pgnas.errors import InputError
 _CERTAIN = 12.0
 """Slopes are taken with logits within this bound, where pi (1 - pi) is not lost to rounding."""
 _HALVINGS = 60
+_FAR = 1e9
+"""Units of shift beyond which nothing changes any more."""
+_SHORT = 1e-3
+"""Share by which a cost that only open gates reach is missed."""
 
 Cost = Callable[[Tensor], Tensor]
 """E_q[cost] as a function of the keep logits (U,): a scalar, in units of the full network's cost."""
@@ -64,6 +68,8 @@ def retarget(logits: Tensor, slopes: Tensor, cost: Cost, target: float) -> Retar
         cost: The expected cost.
         target: What it shall be.
 
+    What everything open costs is met but for a thousandth, since there the logits would have no end.
+
     Raises:
         InputError: No shift meets the target: what cannot be closed costs more, or everything open costs less.
     """
@@ -72,7 +78,11 @@ def retarget(logits: Tensor, slopes: Tensor, cost: Cost, target: float) -> Retar
     def at(shift: float) -> float:
         return float(cost(logits - shift * slopes))
 
-    low, high = _bracket(at, target, 1.0 / max(float(slopes.max()), 1e-12))
+    unit = 1.0 / max(float(slopes.max()), 1e-12)
+    most = at(-_FAR * unit)
+    if (1 - _SHORT) * most < target <= most * (1 + 1e-6):
+        target = (1 - _SHORT) * most
+    low, high = _bracket(at, target, unit)
     for _ in range(_HALVINGS):  # cost falls with the shift
         middle = 0.5 * (low + high)
         low, high = (low, middle) if at(middle) <= target else (middle, high)
@@ -87,7 +97,7 @@ def _bracket(at: Callable[[float], float], target: float, unit: float) -> tuple[
         if not too_cheap and not too_dear:
             return low, high
         low, high = (2 * low if too_cheap else low), (2 * high if too_dear else high)
-        if max(-low, high) > 1e9 * unit:
+        if max(-low, high) > _FAR * unit:
             break
     reached = at(high) if at(high) > target else at(low)
     raise InputError(

@@ -23,6 +23,9 @@ def extract(supernet: Supernet, architecture: Architecture) -> nn.Module:
     In eval mode its outputs equal those of the supernet with the architecture fixed, to float rounding. The module is
     new: it shares no tensor with the supernet and needs nothing of pgnas.
 
+    It is made for inputs of the size of the supernet's example: what remains of a path that was dropped whole is a
+    constant, after padded convolutions a map of that size. For another size make the supernet with an example of it.
+
     Raises:
         ArchitectureError: The architecture belongs to another search space.
     """

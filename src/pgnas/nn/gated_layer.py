@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Sequence
 from typing import cast
@@ -62,8 +63,11 @@ def insert_gates(root: nn.Module, graph: fx.Graph, sites: Sequence[tuple[str, in
     gated.output(output)
     named = {node.name: copies[node] for node in graph.nodes if node in copies}
     inputs = [node for node in gated.nodes if node.op == "placeholder"]
+    taken = {node.name for node in gated.nodes} | {str(node.target) for node in inputs}
+    names = itertools.chain(["gates"], map("gates_{}".format, itertools.count(1)))
+    free = next(name for name in names if name not in taken)
     with gated.inserting_after(inputs[-1]):
-        masks = gated.placeholder("gates", default_value=None)  # a default, since inputs before it may have one
+        masks = gated.placeholder(free, default_value=None)  # a default, since inputs before it may have one
     for index, (name, axis) in enumerate(sites):
         layer = named[name]
         source = first_input(layer)

@@ -60,6 +60,7 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
             batch size only once it is traced.
     """
     name = type(model).__name__
+    _require_free_names(name, model)
     mode = model.training
     model.eval()
     try:
@@ -88,6 +89,19 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
     finally:
         model.train(mode)
     return Trace(module, inputs, tuple(notes), _uncalled(model, module.graph, headed), headed)
+
+
+def _require_free_names(name: str, model: nn.Module) -> None:
+    """What the model holds must not bear a name that a traced network has for something of its own."""
+    own = {"graph", "meta", *dir(fx.GraphModule)}.difference(dir(nn.Module))
+    held = own.intersection([*model._modules, *model._parameters, *model._buffers])
+    if held:
+        raise ModelError(
+            f"model {name}",
+            "must not have an attribute of a name that torch.fx uses for a traced network",
+            value=min(held),
+            remedy="rename it",
+        )
 
 
 def _run(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:

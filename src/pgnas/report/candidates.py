@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pgnas.report.svg import FIRST, INK, MUTED, SECOND, THIRD, legible, svg
-from pgnas.report.values import Row, cost_name, number, percent, rows, section, short_count, unit_of
+from pgnas.report.values import Row, cost_name, number, percent, scored_whole, section, short_count, unit_of
 
 
 class Point(NamedTuple):
@@ -32,13 +32,10 @@ def candidates_figure(candidates: Sequence[Row], result: Row) -> str:
     """
     cap, found = section(result, "cap"), section(result, "found")
     kind = "params" if number(cap.get("macs")) is None and number(cap.get("params")) is not None else "macs"
-    seen = max((number(row.get("count")) or 0 for row in rows(candidates)), default=0)
     points = [
         Point(x, 100 * y, row)
-        for row in rows(candidates)
-        if (number(row.get("count")) or 0) == seen  # others left a race early, scored on fewer images
-        and (x := number(row.get(kind))) is not None
-        and (y := number(row.get("accuracy"))) is not None
+        for row in scored_whole(candidates)
+        if (x := number(row.get(kind))) is not None and (y := number(row.get("accuracy"))) is not None
     ]
     if not points:
         return ""

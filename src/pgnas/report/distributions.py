@@ -9,15 +9,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pgnas.report.svg import FIRST, INK, MUTED, SECOND, THIRD, legible, svg
-from pgnas.report.values import number, percent, rows
+from pgnas.report.values import number, percent, scored_whole
 
 STYLES = [(FIRST, "-"), (SECOND, "-"), (THIRD, "-"), (MUTED, "--"), (INK, ":")]
 _BINS = 30
 
 
 def accuracies(candidates: object) -> list[float]:
-    """The accuracies among the rows of a ``candidates.jsonl``."""
-    return [value for row in rows(candidates) if (value := number(row.get("accuracy"))) is not None]
+    """The accuracies among the rows of a ``candidates.jsonl``, of candidates that were scored on all images."""
+    return [value for row in scored_whole(candidates) if (value := number(row.get("accuracy"))) is not None]
 
 
 def histogram_figure(accuracies: Mapping[str, Sequence[float]]) -> str:

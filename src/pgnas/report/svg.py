@@ -49,9 +49,10 @@ _SETTINGS: Any = {
 
 
 def legible(name: str, longest: int) -> str:
-    """A name of at most ``longest`` letters, in characters that every font has."""
+    """A name of at most ``longest`` letters, in characters that every font has, as matplotlib's legends show it."""
     short = name if len(name) <= longest else name[: longest - 1] + "…"
-    return "".join(c if c.isprintable() and (c.isascii() or c in "…λ") else "?" for c in short)
+    hidden = " " if short.startswith("_") else ""  # matplotlib takes such names for its own
+    return hidden + "".join(c if c.isprintable() and (c.isascii() or c in "…λ") else "?" for c in short)
 
 
 def svg(

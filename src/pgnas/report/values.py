@@ -52,6 +52,13 @@ def rows(values: object) -> list[Row]:
     return [row for row in values if isinstance(row, Mapping)]
 
 
+def scored_whole(candidates: object) -> list[Row]:
+    """The rows of a ``candidates.jsonl`` that were scored on as many images as any: others left a race early."""
+    found = rows(candidates)
+    most = max((number(row.get("count")) or 0 for row in found), default=0)
+    return [row for row in found if (number(row.get("count")) or 0) == most]
+
+
 def pairs(values: object) -> list[tuple[object, object]]:
     """The pairs among ``values``."""
     if not isinstance(values, list | tuple):

@@ -91,7 +91,8 @@ def search(
 
     Args:
         supernet: Made by :func:`pgnas.supernet`; its weights and keep probabilities are the starting point.
-        train_loader: Batches (input, ..., targets) with a length; ``set_epoch(epoch)`` is called if it has one.
+        train_loader: Batches (input, ..., targets) with a length; ``set_epoch(epoch)`` is called if it has one. The
+            inputs have the size of the supernet's example, see :func:`pgnas.extract`.
         val_loader: Batches on which candidates are ranked.
         loss: Mean loss of a batch in nats: (outputs, targets) to a scalar.
         metric: Scores, higher is better: (outputs, targets) to (B,) or their mean; accuracy by default.
