@@ -254,6 +254,44 @@ def _flat_sum(net: Any, x: Tensor) -> Tensor:
     return F.relu(net.a(x)).flatten(1) + F.relu(net.b(x)).flatten(1)
 
 
+def _statements(net: Any, x: Tensor) -> Tensor:
+    """In-place changes that are statements of their own, and one layer that changes two values."""
+    y = net.a(x)
+    y.mul_(0.5)
+    z = net.b(net.relu(y))
+    net.relu(z)
+    z.add_(y)
+    return net.c(z + y)
+
+
+def _dynamic(net: Any, x: Tensor) -> Tensor:
+    """A kernel of its own for each example, with the batch among the channels, as conditional convolutions write it."""
+    y = F.relu(net.a(x))
+    b, c, h, w = y.shape
+    kernels = net.b(y.mean((2, 3))).reshape(b * c, 1, 3, 3)
+    z = F.conv2d(y.reshape(1, b * c, h, w), kernels, padding=1, groups=b * c).view(b, c, h, w)
+    return net.d(F.relu(net.c(z)) + y)
+
+
+def _constant_viewed(net: Any, x: Tensor) -> Tensor:
+    y = net.b(F.relu(net.a(x))).mean((2, 3))
+    return net.c(y.view(y.size(0) * 4, 1)).view(y.size(0), 8)
+
+
+def _with_places(net: Any, x: Tensor) -> Tensor:
+    y = F.relu(net.a(x))
+    z: Tensor = net.c(torch.cat([y, net.b(y) + net.places], 1))
+    return z
+
+
+class Places(Network):
+    """A learned place is added to what a layer without a bias makes."""
+
+    def __init__(self) -> None:
+        super().__init__(_with_places, a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 4, 1, bias=False), c=nn.Conv2d(8, 2, 1))
+        self.places = nn.Parameter(torch.randn(1, 4, 8, 8))
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "shuffle": lambda: Network(_shuffled, a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 8, 3), c=nn.Conv2d(8, 2, 1)),
     "split attention": lambda: Network(
@@ -416,6 +454,16 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         lambda net, x: net.d((y := net.b(F.relu(net.a(x))).flatten(2).permute(2, 0, 1)) + net.c(F.relu(y))).mean(0),
         a=nn.Conv2d(3, 4, 3, padding=1), b=nn.Conv2d(4, 5, 3, padding=1), c=nn.Linear(5, 5), d=nn.Linear(5, 2),
     ),
+    "in-place statements": lambda: Network(
+        _statements, a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 4, 1), c=nn.Conv2d(4, 2, 1), relu=nn.ReLU(inplace=True)
+    ),
+    "a kernel an example": lambda: Network(
+        _dynamic, a=nn.Conv2d(3, 4, 1), b=nn.Linear(4, 36), c=nn.Conv2d(4, 4, 1), d=nn.Conv2d(4, 2, 1)
+    ),
+    "constant viewed": lambda: Network(
+        _constant_viewed, a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 4, 1), c=nn.Linear(1, 2)
+    ),
+    "learned places": Places,
     "named tuple": lambda: Network(
         lambda net, x: Pair(net.b(y := F.relu(net.a(x))), y.mean((2, 3))), a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 2, 1),
     ),

@@ -56,6 +56,13 @@ def require_theorem(gated: Supernet, inputs: tuple[Tensor, ...], architecture: A
         assert torch.equal(small.take(name, before[name]), parameter), name
 
 
+@pytest.mark.parametrize("name", ["a kernel an example", "learned places", "constant viewed", "heads in the batch"])
+def test_an_example_of_one_is_an_example_too(name: str) -> None:
+    gated = supernet(randomise(NETWORKS[name]()).double(), images(batch=1))
+    for architecture in architectures(gated):
+        require_theorem(gated, (images(batch=1),), architecture, 1e-9)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_small_network_equals_fixed_supernet(name: str) -> None:
     gated = supernet(randomise(NETWORKS[name]()).double(), images())

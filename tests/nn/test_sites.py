@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 import torchvision.models as zoo
-from torch import nn
+from torch import Tensor, nn
 
 from pgnas.errors import ModelError
 from pgnas.nn import supernet
 
-from .networks import NETWORKS, Network, Residual, Separable, images
+from .networks import NETWORKS, Network, Residual, Separable, generator, images
 from .test_extract import ZOO
 
 X = images(dtype=torch.float32)
@@ -191,3 +191,28 @@ def test_tied_layers_share_a_gate_however_the_ties_are_listed() -> None:
 def test_mistakes_are_explained_in_one_line(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         supernet(Residual(), X, **options)
+
+
+@pytest.mark.parametrize("by_example", [True, False])
+def test_rows_that_do_not_come_example_by_example_have_no_gate(by_example: bool) -> None:
+    """An example's noise must not meet the rows of others."""
+
+    def run(net: Network, x: Tensor) -> Tensor:
+        frames = x.flatten(0, 1) if by_example else x.transpose(0, 1).flatten(0, 1)
+        y = net.b(net.a(frames).relu())
+        y = y.view(x.size(0), 3, 2, 8, 8) if by_example else y.view(3, x.size(0), 2, 8, 8).transpose(0, 1)
+        made: Tensor = y.mean((1, 3, 4))
+        return made
+
+    clips = torch.randn(2, 3, 3, 8, 8, generator=generator(0))
+    gated = supernet(Network(run, a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 2, 1)), clips, gate_inputs=True).train()
+    reasons = {layer.layer: layer.reason for layer in gated.report.ungated}
+    if by_example:
+        assert not reasons
+        noise = torch.full((2, gated.gates.units), 0.5)
+        other = noise.clone()
+        other[0] = 1e-6
+        changed = (gated(clips, noise=noise) - gated(clips, noise=other)).abs().amax(1)
+        assert changed[0] > 0 == changed[1]
+    else:
+        assert reasons["b"] == "the rows of its input do not come one example after the other"

@@ -24,10 +24,13 @@ _OPERATORS: dict[Any, Any] = {
 def functionalize(module: fx.GraphModule) -> None:
     """Rewrite the graph of ``module`` in place (it is ours); layers with ``inplace`` set have it cleared."""
     order = {node: position for position, node in enumerate(module.graph.nodes)}
-    for node in list(module.graph.nodes):
-        if not _is_in_place(module, node) or not node.args or not isinstance(node.args[0], fx.Node):
+    in_place = [node for node in module.graph.nodes if _is_in_place(module, node)]  # a layer may be called twice
+    for node in in_place:
+        changed = node.args[0] if node.args else None
+        if (
+            not isinstance(changed, fx.Node) or changed.op == "get_attr"
+        ):  # state that lasts beyond a pass stays as it is
             continue
-        changed = node.args[0]
         # Whoever reads the value after it was changed reads the changed one.
         for user in list(changed.users):
             if order.get(user, -1) > order[node]:

@@ -203,7 +203,10 @@ class Builder:
         for zero, other, read, rest in ((0, 1, reads[0], reads[1]), (1, 0, reads[1], reads[0])):
             name = op.inputs[zero]
             is_constant = not self._plan.computed[name].any()
-            same_shape = self._graph.shape(op.inputs[other]) == self._graph.shape(op.name)
+            rest_of, batched = op.inputs[other], self._graph.is_batched
+            same_shape = self._graph.shape(rest_of) == self._graph.shape(op.name) and batched(rest_of) == batched(
+                op.name
+            )
             if is_constant and same_shape and not self._constant(name, read).any():
                 return self.fetch(op.inputs[other], rest)
         return None
@@ -233,7 +236,7 @@ class Builder:
         repeated = self._repeated(op.name, value, f"constant_{op.name}")
         fixed = self._new.call_method("expand", (repeated, self._rows(op.name, shape[0]), *sizes[1:]))
         if live is None:
-            return fixed
+            return self._new.call_method("contiguous", (fixed,))  # as a view that follows may need it
         joined = self.call(torch.cat, [live, fixed], axis)
         computed = self._plan.computed[op.name]
         order = torch.cat([computed.nonzero()[:, 0], constant.nonzero()[:, 0]]).argsort()

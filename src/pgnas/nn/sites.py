@@ -172,7 +172,7 @@ def find_operations(graph: ChannelGraph) -> tuple[list[Site], dict[str, GateSpec
         choice, _, operation = str(graph.nodes[node].target).rpartition(f"{GATES}.")
         choice = choice.removesuffix(".")
         axis, channels = op.value.axis, op.value.channels
-        if axis is None or axis == 0 or not graph.is_batched(node):
+        if axis is None or axis == 0 or not graph.is_batched(node) or graph.mixes_rows(node):
             raise ModelError(
                 f"operation '{operation}' of '{choice}'", "must make a value with the batch first", remedy="reshape it"
             )
@@ -203,6 +203,8 @@ def _reason(graph: ChannelGraph, node: str, name: str, exclude: Sequence[str], g
         return "it reads the network's input"
     if not graph.is_batched(op.inputs[0]):
         return "the first axis of its input is not the batch"
+    if graph.mixes_rows(op.inputs[0]):
+        return "the rows of its input do not come one example after the other"
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,8 @@ class Trace:
         module: The graph module; it owns the layers. Each node's ``meta`` has ``shape`` (of its tensor value on the
             example inputs, or None), ``part_shapes`` (of several tensors), ``number`` (of an int), ``is_static`` (no
             tensor in its value), ``is_identity`` (a layer that returned its input itself), ``is_batched`` (the value's
-            first axis grows with the batch) and ``macs`` (its multiply-adds, all examples together).
+            first axis grows with the batch), ``batch_axes`` (all that do), ``rows_mixed`` (the rows of an example are
+            no block), ``macs`` (multiply-adds of one example) and ``example_shape`` (of one example's value).
         inputs: The example inputs, for later measurements.
         notes: What a user should know about how the network was traced.
         uncalled: Convolutions and linear layers of the network that the graph does not call, with the reason.
@@ -65,15 +67,16 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
     model.eval()
     try:
         expected = _run(name, model, inputs)
+        expected_of_more = _run_if_possible(model, _one_more(inputs))
         graph, tracer = _record(name, model, inputs)
         in_training = _record_in_training(name, model, inputs, graph) if isinstance(expected, Tensor) else None
         graph, tracer = in_training or (graph, tracer)
         notes = _mode_notes(model, tracer, headed=in_training is not None)
         module = fx.GraphModule(model, graph, class_name=name)
+        functionalize(module)  # first: nothing may be dropped that changes what it reads
         notes += functional_dropout_to_modules(module)
         sizes_one_by_one(module.graph)
         notes += functional_layers_to_modules(module)
-        functionalize(module)
         batch_size_from_input(module.graph)
         drop_unused(module.graph)
         module.recompile()
@@ -81,8 +84,9 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
         headed = module if in_training else None
         module = without_heads(module) if in_training else module
         _require_same(name, module, inputs, expected)
-        _require_other_batch(name, model, module, inputs)
+        _require_other_batch(name, module, inputs, expected_of_more)
         _note_macs(module, inputs)
+        _note_rows(module, inputs)
         if headed is not None:
             _note_batched(headed, inputs, _observe(headed, _one_more(inputs)))
             _note_macs(headed, inputs)
@@ -116,6 +120,14 @@ def _run(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
             value=_first_line(error),
             remedy="check the image size, the number of input channels, the dtype and the model's parameters",
         ) from error
+
+
+def _run_if_possible(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+    try:
+        with torch.no_grad():
+            return model(*_clones(inputs))
+    except Exception:
+        return None
 
 
 def _record(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[fx.Graph, ConcreteTracer]:
@@ -192,14 +204,18 @@ def _require_same(name: str, module: fx.GraphModule, inputs: tuple[Tensor, ...],
         )
 
 
-def _require_other_batch(name: str, model: nn.Module, module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
-    """The batch size of the example must not have been written into the traced network."""
+def _require_other_batch(name: str, module: fx.GraphModule, inputs: tuple[Tensor, ...], expected: Any) -> None:
+    """The batch size of the example must not have been written into the traced network.
+
+    Args:
+        name: What to call the network.
+        module: The traced network.
+        inputs: The example.
+        expected: What the network makes of a batch of one more; None if it is made for one batch size.
+    """
+    if expected is None:
+        return
     more = _one_more(inputs)
-    try:
-        with torch.no_grad():
-            expected = model(*_clones(more))
-    except Exception:
-        return  # the network itself is made for one batch size
     other = _Recorder(module)
     try:
         same = _all_close(other.observe(more), expected)
@@ -221,6 +237,8 @@ def _note_batched(module: fx.GraphModule, inputs: tuple[Tensor, ...], other: _Re
     for node in module.graph.nodes:
         before, after = node.meta.get("shape"), other.shapes.get(node.name)
         node.meta["is_batched"] = bool(before and after and before[0] * (size + 1) == after[0] * size)
+        grown = zip(before or (), after or (), strict=False)
+        node.meta["batch_axes"] = tuple(axis for axis, (few, more) in enumerate(grown) if few != more)
 
 
 def _note_macs(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
@@ -239,6 +257,34 @@ def _note_macs(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
         node.meta["example_shape"] = one.shapes.get(node.name, ())
 
 
+def _note_rows(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
+    """Note where a value's first axis, longer than the batch, does not hold the rows of one example after the other.
+
+    It shows in which rows change with the last of several examples.
+    """
+    longer = {
+        node.name
+        for node in module.graph.nodes
+        if node.meta.get("is_batched") and node.meta["shape"][0] > len(inputs[0])
+    }
+    if not longer:
+        return
+    more = _one_more(inputs)
+    other = tuple(torch.cat([x[:-1], x[-1:] * 0.5 + 0.25]) if x.is_floating_point() else x for x in more)
+    recorders = [_Recorder(module, keep=longer) for _ in range(2)]
+    try:
+        for recorder, values in zip(recorders, (more, other), strict=True):
+            recorder.observe(_clones(values))
+    except Exception:  # another batch, or other numbers, than the network is made for
+        return
+    before, after = (recorder.kept for recorder in recorders)
+    for node in module.graph.nodes:
+        if node.name in before:
+            changed = (before[node.name] != after[node.name]).flatten(1).any(1)
+            rows = len(changed) // len(more[0])
+            node.meta["rows_mixed"] = bool(changed[: len(changed) - rows].any())
+
+
 def _observe(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> _Recorder:
     recorder = _Recorder(module)
     recorder.observe(inputs)
@@ -252,8 +298,10 @@ def _one_more(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 class _Recorder(fx.Interpreter):
     """Runs a graph and remembers each node's shape and multiply-adds."""
 
-    def __init__(self, module: fx.GraphModule) -> None:
+    def __init__(self, module: fx.GraphModule, *, keep: Container[str] = ()) -> None:
         super().__init__(module)
+        self.kept: dict[str, Tensor] = {}
+        self._keep = keep
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.macs: dict[str, int] = {}
         self._watched = module
@@ -272,6 +320,8 @@ class _Recorder(fx.Interpreter):
         self.macs[n.name] = sum(macs)
         if isinstance(value, Tensor):
             self.shapes[n.name] = tuple(value.shape)
+            if n.name in self._keep:
+                self.kept[n.name] = value.clone()
         return value
 
 

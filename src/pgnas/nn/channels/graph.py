@@ -110,6 +110,15 @@ class ChannelGraph:
         found = self.nodes[node] if isinstance(node, str) else node
         return bool(found.meta.get("is_batched", False))
 
+    def mixes_rows(self, name: str) -> bool:
+        """Whether the rows of different examples alternate on the first axis of a node's value."""
+        return bool(self.nodes[name].meta.get("rows_mixed", False))
+
+    def batch_axes(self, node: fx.Node) -> tuple[int, ...]:
+        """The axes of a node's value that grow with the batch; none where the network is made for one batch size."""
+        axes: tuple[int, ...] = node.meta.get("batch_axes", ())
+        return axes
+
     def is_input(self, name: str) -> bool:
         """Whether a value is the network's input, perhaps scaled, normalised or reshaped, before any layer mixed it."""
         return name in self._inputs
@@ -213,7 +222,7 @@ class ChannelGraph:
             value = UNTRACKED
         else:
             axis = self._guess_axis(node, len(shape))
-            value = Value(axis, shape[axis])
+            value = UNTRACKED if axis in self.batch_axes(node) else Value(axis, shape[axis])
         if shape is None and node.op != "output" and all(self.shape(n) is None for n in inputs):
             reason = ""  # arithmetic on shapes: nothing to shrink
         if shape is None and all(user.op == "output" for user in node.users):

@@ -131,6 +131,8 @@ def _move(node: fx.Node, graph: ChannelGraph, move: Callable[[Movement], Movemen
     before, after = (None if source is None else graph.shape(source)), graph.shape(node)
     if source is None or before is None or after is None:
         return "its input is not a value of the graph"
+    if any(axis for value in (source, node) for axis in graph.batch_axes(value)):
+        return f"it turns {_shape(before)} into {_shape(after)}: the batch is no longer the first axis"
     start = graph.movements.get(source.name)
     if start is None or start.keeps_channels_apart:
         axis = graph.value(source).axis
