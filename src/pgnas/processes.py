@@ -118,15 +118,15 @@ class Processes:
         """
         if not self.communicates:
             return work()
-        result, error = None, None
+        result, error = b"", None
         if self.is_first:
             try:
                 with self.alone():
-                    result = work()
+                    result = json.dumps(work()).encode()
             except Exception as caught:
                 error = caught
         self.agree(error)
-        return json.loads(self.send(json.dumps(result).encode() if self.is_first else b""))
+        return json.loads(self.send(result))
 
     def send(self, data: bytes) -> bytes:
         """The first process's ``data``."""

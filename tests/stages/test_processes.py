@@ -23,10 +23,14 @@ from pgnas.errors import ConfigError, DataError, PgnasError, RunError, RunFolder
 from pgnas.processes import Processes
 from pgnas.progress import SilentReporter
 from pgnas.run_folder import RunFolder, SharedFolder
+from pgnas.stages import run
 from pgnas.stages.candidates import Candidate, rank
 from pgnas.stages.engine import Engine, make_engine
 from pgnas.stages.epochs import digest, run_epochs
+from pgnas.stages.front import front
+from pgnas.stages.front_settings import FrontSettings
 from pgnas.stages.phases import PosteriorPhase, PosteriorSettings
+from pgnas.stages.racing import make_race, run_race
 from pgnas.stages.schedule import cosine_schedule
 from pgnas.stages.training import NoStore, Score, evaluate
 
@@ -328,3 +332,46 @@ def test_errors_cross_with_their_kind_and_their_words(tmp_path):
 
     first, second = on_processes(tmp_path, work)
     assert first == second == ("--lr must be small, got 3; lower it", 2, [1, None, 0.1])
+
+
+@pytest.mark.parametrize("ranking", ["halving", "elimination"])
+def test_two_processes_race_as_one_does(tmp_path, ranking):
+    supernet, generator, found = make_supernet(), torch.Generator().manual_seed(0), {}
+    while len(found) < 12:
+        drawn = supernet.sample(generator=generator)
+        found[drawn.digest] = Candidate(drawn, supernet.count(drawn), False, 0)
+    candidates = list(found.values())
+
+    def judge(network, images):
+        right = torch.rand(100, generator=torch.Generator().manual_seed(sum(p.numel() for p in network.parameters())))
+        return (right[images] < 0.6).float(), 0.5
+
+    def race(processes):
+        kept = []
+        raced = run_race(
+            make_race(ranking, candidates, 100, budget=0.4, error=0.05, seed=1), supernet, candidates, judge,
+            processes=processes, keep=lambda state: kept.append(sorted(state)),
+        )  # fmt: skip
+        return raced.result.winner, raced.result.passes, len(kept) > 1
+
+    assert on_processes(tmp_path, race) == [race(Processes())] * 2
+
+
+def test_a_process_that_does_not_see_the_folder_takes_part_in_every_stage(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+
+    def work(processes):
+        os.chdir(tmp_path / ("one" if processes.is_first else "two"))
+        config = RunConfig(
+            model="multibranch-resnet:width=4,stages=1,blocks=1", data="digits", out="run", epochs=2, candidates=2,
+            max_macs="60%", device="cpu", batch_size=256, decide_at="50%",
+        )  # fmt: skip
+        result = run(config)
+        made = front("run", FrontSettings(caps=("40%", "60%"), epochs=1))
+        return result["found"]["macs"], [point["cap"] for point in made.points]
+
+    first, second = on_processes(tmp_path, work, seconds=120)
+    assert first == second
+    assert first[1] == ["40%", "60%"]
+    assert not list((tmp_path / "two").iterdir())

@@ -10,8 +10,9 @@ if not folder.stage_done("search"):
 
 from __future__ import annotations
 
+from pgnas.run_folder.admission import OTHER_SETTINGS
 from pgnas.run_folder.folder import RunFolder
 from pgnas.run_folder.lock import is_locked
 from pgnas.run_folder.shared import SharedFolder
 
-__all__ = ["RunFolder", "SharedFolder", "is_locked"]
+__all__ = ["OTHER_SETTINGS", "RunFolder", "SharedFolder", "is_locked"]

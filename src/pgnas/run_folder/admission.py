@@ -12,6 +12,8 @@ from pgnas.run_folder import storage
 from pgnas.run_folder.lock import LOCK_NAME
 
 CONFIG_NAME = "config.toml"
+OTHER_SETTINGS = "holds a run with other settings"
+"""The rule that a folder breaks whose run has other settings."""
 _BEFORE = {"streams": "off"}
 """Settings that folders of earlier versions do not name, and what was done then."""
 
@@ -83,7 +85,7 @@ def require_same(path: Path, there: RunConfig, now: RunConfig) -> None:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise RunFolderError(
             f"--out {path}",
-            "holds a run with other settings",
+            OTHER_SETTINGS,
             value="; ".join(shown) + more,
             remedy="choose another --out, or repeat the settings to resume",
         )

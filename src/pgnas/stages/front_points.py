@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from itertools import chain
@@ -18,8 +17,7 @@ from pgnas.config import RunConfig
 from pgnas.errors import ConfigError, RunFolderError
 from pgnas.nn import Supernet, extract_small
 from pgnas.nn.shaping import Shaper
-from pgnas.run_folder import RunFolder, SharedFolder
-from pgnas.run_folder.tensors import load_tensors
+from pgnas.run_folder import OTHER_SETTINGS, RunFolder, SharedFolder
 from pgnas.stages.context import START_NAME, Context
 from pgnas.stages.fitting import Fitter
 from pgnas.stages.front_settings import FrontSettings
@@ -74,7 +72,7 @@ class Descent:
         """Make the folder of the next point, unless it is there; its settings."""
         run, settings, target = self._run, self._settings, self._targets[cap]
         if target <= NEAR * self._own:
-            self._start, self._is_narrowed = _narrowed(copy.deepcopy(run.posterior), run.folder.path), True
+            self._start, self._is_narrowed = _narrowed(run, copy.deepcopy(run.posterior), run.folder.path), True
             self._own = 0.0
         start, is_narrowed = self._start, self._is_narrowed
         self._descended = _descends(run, settings, start, target)
@@ -92,9 +90,9 @@ class Descent:
     def follow(self, path: Path) -> None:
         """Let the next point begin with what the one in a folder has learned, as the settings say."""
         if self._settings.start != "search" and self._descended:
-            self._start = _posterior_of(self._start, path)
+            self._start = _posterior_of(self._run, self._start, path)
         if self._settings.start == "larger":
-            self._start, self._is_narrowed = _narrowed(self._start, path), True
+            self._start, self._is_narrowed = _narrowed(self._run, self._start, path), True
 
 
 def _descends(run: Context, settings: FrontSettings, start: Supernet, target: float) -> bool:
@@ -132,17 +130,24 @@ def _own_share(run: Context, settings: FrontSettings) -> float:
     return float(max(found, run.caps.get(settings.cost, 0.0)) / run.recipe.full_costs[settings.cost])
 
 
-def _posterior_of(supernet: Supernet, path: Path) -> Supernet:
+def _read_only(run: Context, path: Path) -> RunFolder:
+    """A run folder that the first process reads for all."""
+    return SharedFolder.share(run.processes, lambda: RunFolder.open(path, writer=False))
+
+
+def _posterior_of(run: Context, supernet: Supernet, path: Path) -> Supernet:
     """The supernet with the posterior, weights and statistics of the search in a run folder; it is changed."""
-    load_state(supernet, load_tensors(path / "posterior.safetensors")[0], source=str(path))
+    with _read_only(run, path) as folder:
+        load_state(supernet, folder.load_tensors("posterior.safetensors")[0], source=str(path))
     return supernet
 
 
 @torch.no_grad()
-def _narrowed(supernet: Supernet, path: Path) -> Supernet:
+def _narrowed(run: Context, supernet: Supernet, path: Path) -> Supernet:
     """The supernet with only the units of the network that a run found, and its weights and statistics; changed."""
-    tensors, _ = load_tensors(path / "found.safetensors")
-    architecture = Architecture.from_json(json.loads((path / "architecture.json").read_bytes()), subject=str(path))
+    with _read_only(run, path) as folder:
+        tensors, _ = folder.load_tensors("found.safetensors")
+        architecture = Architecture.from_json(folder.read_json("architecture.json", stage="sample"), subject=str(path))
     whole = dict(chain(supernet.body.named_parameters(), supernet.body.named_buffers()))
     small = extract_small(supernet, architecture)
     for name, tensor in tensors.items():
@@ -172,6 +177,8 @@ def _point(run: Context, settings: FrontSettings, cap: str, **chosen: Any) -> Ru
         milestones=(),
         baseline=(),
         finalists=0,  # what a point may cost is for its own search and training
+        fixed_drop=None,  # its cap decides
+        streams=run.config.streams if run.config.fixed_drop is None else "off",  # the gates are those of the run
         **chosen,
     )
 
@@ -217,7 +224,17 @@ def _begin(
     run: Context, config: RunConfig, start: Supernet, settings: FrontSettings, meeting: Callable[[], Supernet] | None
 ) -> None:
     """Make the point's folder, with the posterior that its search begins with or, made by ``meeting``, ends with."""
-    with SharedFolder.share(run.processes, lambda: RunFolder.create_or_resume(config)) as point:
+
+    def made() -> RunFolder:
+        try:
+            return RunFolder.create_or_resume(config)
+        except RunFolderError as error:
+            if error.rule != OTHER_SETTINGS:
+                raise
+            rule, remedy = "was made with other settings of the front", "repeat those (--epochs, --lr), or remove it"
+            raise RunFolderError(config.out, rule, value=error.value, remedy=remedy) from error
+
+    with SharedFolder.share(run.processes, made) as point:
         if not point.stage_done("start"):
             if meeting is not None:
                 _mark_searched(run, point, meeting())

@@ -49,9 +49,10 @@ class FrontSettings:
         if bool(self.caps) == (self.points is not None):
             value = "both" if self.caps else "neither"
             raise ConfigError("--caps", "or --points must be given", value=value, remedy="give one, as --caps 20%,40%")
-        for flag, count in (("--points", self.points), ("--epochs", self.epochs)):
-            if count is not None and not 0 <= count - (flag == "--points") <= 1_000:
-                raise ConfigError(flag, "must lie between 0 and 1000", value=count, remedy="choose a number inside")
+        for flag, least, count in (("--points", 1, self.points), ("--epochs", 0, self.epochs)):
+            if count is not None and not least <= count <= 1_000:
+                rule = f"must lie between {least} and 1000"
+                raise ConfigError(flag, rule, value=count, remedy="choose a number inside")
         if not 0 < self.first_lr <= 100:
             raise ConfigError("--lr", "must lie in (0, 100]", value=self.lr, remedy="choose a value inside")
         if self.cost not in ("macs", "params"):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -148,7 +149,7 @@ def run_race(
         stage = int(race.standing.position[1])
         race = race.observe(torch.tensor([scores for scores, _ in told]))
         if turns > 1 and int(race.standing.position[1]) != stage:  # who stays must not hang on a process's rounding
-            race = race.resume(processes.from_first(race.state))
+            race = race.resume(safetensors.torch.load(processes.send(safetensors.torch.save(race.state()))))
         keep({**race.state(), _LOSSES: losses, _CALLS: calls})
         progress(int(race.standing.position[3]))
     return Raced(_scored(candidates, race, losses), race.result(), losses[:, 1], calls)

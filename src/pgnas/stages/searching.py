@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from pgnas.nn import SmallNetwork, Supernet, extract_small
 from pgnas.nn.outline import outline
-from pgnas.run_folder.tensors import load_tensors
 from pgnas.seeds import derive_seed
 from pgnas.stages.candidates import Candidate, ordered, rank
 from pgnas.stages.context import Context
@@ -308,7 +307,7 @@ def extracted_network(run: Context) -> SmallNetwork:
     name = JOINT_NAME if run.folder.stage_done("joint") else "extracted.safetensors"
     path = run.folder.require(name, stage="extract")
     small = found_network(run)
-    load_state(small.module, load_tensors(path)[0], source=str(path))
+    load_state(small.module, run.folder.load_tensors(name)[0], source=str(path))
     return small
 
 
@@ -319,9 +318,10 @@ def trained_network(run: Context, *, tuned: bool = True) -> nn.Module:
         RunFolderError: It has not been trained yet.
     """
     tuned = tuned and run.folder.stage_done("finetune")
-    path = run.folder.require(TUNED_NAME if tuned else "found.safetensors", stage="finetune" if tuned else "train")
+    name = TUNED_NAME if tuned else "found.safetensors"
+    path = run.folder.require(name, stage="finetune" if tuned else "train")
     network = found_network(run).module
-    load_state(network, load_tensors(path)[0], source=str(path))
+    load_state(network, run.folder.load_tensors(name)[0], source=str(path))
     return network
 
 
