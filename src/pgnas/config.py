@@ -193,6 +193,8 @@ class RunConfig:
                 raise ConfigError("--budget", "takes the place of --epochs", value="both", remedy="give one of them")
         if self.fixed_drop is not None and self.has_cap:
             raise ConfigError("--fixed-drop", "decides the size alone", value="a cap beside it", remedy="drop the cap")
+        if self.fixed_drop is not None and self.shed == "on":
+            raise ConfigError("--shed on", "needs gates that learn", value="--fixed-drop beside it", remedy="drop one")
         if self.rank_by == "loss" and self.ranking != "exhaustive":
             rule, value = "races go by accuracy", f"loss, with --ranking {self.ranking}"
             raise ConfigError("--rank-by", rule, value=value, remedy="leave out either")
@@ -217,7 +219,8 @@ class RunConfig:
     @property
     def sheds(self) -> bool:
         """Whether the supernet sheds closed gates, ``auto`` resolved."""
-        return self.shed == "on" or (self.shed == "auto" and self.budget is not None)
+        learns = self.fixed_drop is None
+        return self.shed == "on" or (self.shed == "auto" and self.budget is not None and learns)
 
     @property
     def averages_weights(self) -> bool:

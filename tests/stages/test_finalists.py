@@ -17,7 +17,7 @@ from pgnas.errors import ConfigError
 from pgnas.progress import SilentReporter
 from pgnas.run_folder import RunFolder
 from pgnas.stages import finalists
-from pgnas.stages.finalists import FINALISTS_NAME, rounds
+from pgnas.stages.finalists import FINALISTS_NAME, price, rounds
 from pgnas.stages.status import status
 
 from .forked import on_processes
@@ -138,6 +138,24 @@ def test_finals_are_part_of_a_budget(whole, tmp_path):
         result = stages.run(RunConfig(**(settings | {"finalists": count}), out=str(out)), until="train")
         epochs.append(result["found"]["epochs"])
     assert epochs[1] < epochs[0]
+
+
+def test_finals_leave_half_of_what_a_budget_has_left(tmp_path):
+    settings = {key: value for key, value in SETTINGS.items() if key != "epochs"} | {"shed": "off"}
+    for budget, count in (("4", 0), ("12", 2)):
+        out = tmp_path / budget
+        stages.run(RunConfig(**(settings | {"budget": budget}), out=str(out)), until="train")
+        facts = {name: stage["facts"] for name, stage in json.loads((out / "stages.json").read_text()).items()}
+        left = float(budget) - facts["search"]["spent"] - facts["sample"]["ranking_spent"]
+        assert facts["sample"]["finalists"] == count
+        assert facts["sample"]["finalists_spent"] <= 0.5 * left
+        assert facts["train"]["epochs"] >= 1
+
+
+@pytest.mark.parametrize(("costs", "expected"), [([0.3] * 4, 4.8), ([0.1, 0.5, 0.3, 0.2, 0.6], 17.8)])
+def test_the_price_of_finals_is_that_of_the_dearest_winning(costs, expected):
+    assert price(costs, 2) == pytest.approx(expected)
+    assert price(costs[:1], 2) == 0
 
 
 @pytest.mark.parametrize("count", [1, 7, -1])

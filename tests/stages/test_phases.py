@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import pgnas
 from pgnas.bayes import BernoulliPrior, CapController, GibbsPrior, PaperPrior
+from pgnas.errors import DivergedError
 from pgnas.progress import SilentReporter
 from pgnas.stages import phases
 from pgnas.stages.engine import make_engine, worth_compiling
@@ -176,3 +177,34 @@ def test_the_same_relative_excess_weighs_more_the_lower_the_target_in_force():
         assert controller.multiplier * share == pytest.approx(ratio * reference.multiplier * 0.4)
         penalties = [float(c.penalty(torch.tensor(1.5 * c.target))) for c in (controller, reference)]
         assert penalties[0] == pytest.approx(ratio * penalties[1], rel=1e-4)
+
+
+def test_one_scaler_serves_both_optimisers_and_is_part_of_the_state(engine):
+    """With a power of two as the scale fp16's way of stepping changes no bit; its scale grows once a step at most."""
+    (x, y), states, scalers = batch(), [], []
+    for scaled in (False, True):
+        supernet = make_supernet("channel")
+        phase = make_phase(supernet, engine, GibbsPrior(), {"macs": 0.7}, steps=20, weights_only=2)
+        if scaled:
+            phase.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
+        for step in range(5):
+            phase.step((x,), y, step)
+            if scaled:
+                scalers.append(phase.scaler.get_scale())
+        states.append(phase.state())
+    assert scalers == [2.0**10] * 2 + [2.0**11] * 3
+    for name, value in states[0]["network"].items():
+        assert torch.equal(value, states[1]["network"][name]), name
+    again = make_phase(make_supernet("channel"), engine, GibbsPrior(), {"macs": 0.7}, steps=20)
+    again.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
+    again.load_state(states[1])
+    assert again.scaler.state_dict() == states[1]["scaler"]
+
+
+def test_logits_that_are_no_numbers_any_more_are_a_divergence(engine):
+    phase, (x, y) = make_phase(make_supernet("channel"), engine, GibbsPrior(), {"macs": 0.7}), batch()
+    phase.step((x,), y, 0)
+    with torch.no_grad():
+        phase.supernet.gates.unit_logits.fill_(math.nan)
+    with pytest.raises(DivergedError, match="lower --lr"):
+        phase.step((x,), y, 1)

@@ -18,7 +18,7 @@ from pgnas.nn import Counts
 from pgnas.processes import Processes
 from pgnas.progress import SilentReporter
 from pgnas.run_folder import RunFolder
-from pgnas.stages import racing
+from pgnas.stages import racing, recipe
 from pgnas.stages.candidates import Candidate
 from pgnas.stages.context import Context
 from pgnas.stages.engine import make_engine
@@ -207,6 +207,41 @@ def test_ranking_costs_the_images_that_candidates_have_seen(tmp_path, ranking):
         passes = found["passes"]
         assert passes < 0.2 * len(rows) * images
         assert min(shares) * passes / 3 / examples <= found["ranking_spent"] <= max(shares) * passes / 3 / examples
+
+
+@pytest.mark.parametrize("ranking", ["exhaustive", "halving"])
+def test_re_estimation_and_trials_cost_the_images_that_pass(tmp_path, monkeypatch, ranking):
+    """With a batch larger than an eighth of the data there are fewer calibration images than eight batches hold."""
+    passed = []
+    for name in ("judge_examples", "evaluate", "recalibrate"):
+        monkeypatch.setattr(recipe, name, counting(getattr(recipe, name), passed))
+    run = stages.run(
+        RunConfig(
+            model="multibranch-resnet:width=4,stages=1,blocks=1", data="digits", out=str(tmp_path / "run"), epochs=1,
+            candidates=20, max_macs="60%", device="cpu", initial_drop=0.3, batch_size=512, ranking=ranking,
+            ranking_budget=0.2, recalibrate="auto", decide_at="never",
+        ), until="search",
+    )  # fmt: skip
+    passed.clear()
+    stages.run_stage(run.path, "sample")
+    with RunFolder.open(run.path, writer=False) as folder:
+        context = Context(folder, SilentReporter())
+        examples, full = context.recipe.examples_an_epoch, context.full.macs
+    assert facts_of(run)["sample"]["ranking_spent"] == pytest.approx(sum(passed) / full / 3 / examples, rel=1e-6)
+
+
+def counting(function, passed):
+    """The function, noting the multiply-adds of what passes through the network that it is given."""
+
+    def counted(network, *rest, **options):
+        macs = pgnas.measure(network, torch.zeros(1, 1, 8, 8)).macs
+        handle = network.register_forward_pre_hook(lambda _, inputs: passed.append(len(inputs[0]) * macs))
+        try:
+            return function(network, *rest, **options)
+        finally:
+            handle.remove()
+
+    return counted
 
 
 def test_a_budget_that_ranking_would_use_up_ranks_fewer(tmp_path):

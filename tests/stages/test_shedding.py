@@ -156,6 +156,31 @@ def test_gates_leave_when_they_have_been_low_for_long_enough_and_it_pays():
     assert late.after_epoch(5) is not None
 
 
+@pytest.mark.parametrize("granularity", ["channel", "product"])
+def test_what_is_paid_for_is_what_is_left_where_operations_are_chosen(granularity):
+    """An option that is hardly ever chosen stays all the same: it may be the only one left."""
+    built = build_model("nats-topology:channels=4,cells=1", in_channels=3, num_classes=10, image_size=(8, 8), seed=0)
+    ties, generator = built.ties_without(()), torch.Generator().manual_seed(0)
+    supernet = pgnas.supernet(built.module, torch.randn(2, 3, 8, 8), granularity, tie=ties)
+    with torch.no_grad():
+        for parameter in supernet.gates.parameters():
+            parameter.copy_(4 * torch.randn(parameter.shape, generator=generator))
+    for leave in (lambda shedder: shedder.after_epoch(10), lambda shedder: shedder.closed_at_start()):
+        whole = copy.deepcopy(supernet)
+        shedder = Shedder.of(whole, SheddingRule(saving=0.0), examples=1.0)
+        closed = leave(shedder)
+        assert not closed[whole.gates.free :].any()
+        whole.gates.close_(closed)
+        assert shedder.macs == ShedSupernet(whole).counts.macs < whole.count(whole.open()).macs
+        assert shedder.after_epoch(10) is None  # nothing more to leave
+
+
+def test_nothing_sheds_where_nothing_is_learned_about_the_gates():
+    settings = {"model": "tiny", "data": "digits", "out": "out", "budget": "4"}
+    assert RunConfig(**settings).sheds
+    assert not RunConfig(**settings, fixed_drop=0.96).sheds
+
+
 def test_a_budget_is_spent_on_more_epochs_and_the_schedule_ends_with_it(engine):
     phase = make_phase(engine, budget=float(EPOCHS))
     store = train(phase, range(EPOCHS))
@@ -206,6 +231,7 @@ def test_budgets_as_users_write_them(text, value, is_time):
         {"budget": "0min"},
         {"budget": "4", "epochs": 4},
         {"shed": "maybe"},
+        {"shed": "on", "fixed_drop": 0.1},
     ],
 )
 def test_what_makes_no_sense_is_refused(tmp_path, settings):

@@ -71,9 +71,9 @@ class Engine:
         context: contextlib.AbstractContextManager[None] = self.accelerator.autocast()
         return context
 
-    def backward(self, loss: Tensor) -> None:
-        """Back-propagate, with loss scaling where the number format needs it."""
-        self.accelerator.backward(loss)
+    def new_scaler(self) -> torch.amp.GradScaler | None:
+        """What scales a phase's losses, so that small gradients survive fp16; None for other number formats."""
+        return torch.amp.GradScaler(self.device.type) if self.accelerator.mixed_precision == "fp16" else None
 
     @contextlib.contextmanager
     def synchronised(self, network: nn.Module) -> Iterator[None]:
@@ -116,11 +116,6 @@ class Engine:
         """From here on, what a network draws (dropout) differs from process to process."""
         if self.processes.rank:
             torch.manual_seed(derive_seed(torch.initial_seed(), "rank", self.processes.rank))
-
-    def optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """The optimiser, aware of loss scaling."""
-        prepared: torch.optim.Optimizer = self.accelerator.prepare_optimizer(optimizer)
-        return prepared
 
 
 def make_engine(

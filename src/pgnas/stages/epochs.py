@@ -17,7 +17,7 @@ from pgnas.errors import DataError, DivergedError
 from pgnas.progress import Progress
 from pgnas.stages.engine import own_randomness, seed_step
 from pgnas.stages.interrupting import deferred
-from pgnas.stages.training import Loader, Phase, Score, Store
+from pgnas.stages.training import DIVERGED_REMEDY, Loader, Phase, Score, Store
 
 
 def run_epochs(
@@ -182,7 +182,7 @@ class _Epoch:
                 f"the training loss of '{self._phase.name}'",
                 "must stay finite",
                 value=f"{loss} in epoch {self._position.epoch + 1}",
-                remedy="the last good checkpoint is kept; begin another run with a lower --lr",
+                remedy=DIVERGED_REMEDY,
             )
 
     def _save(self, batch: int, loss_sum: float) -> None:

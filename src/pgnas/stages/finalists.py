@@ -60,6 +60,17 @@ def rounds(count: int, epochs: int) -> Iterator[Round]:
         count, length = (count + 1) // 2, length * GROWTH
 
 
+def price(costs: Sequence[float], epochs: int) -> float:
+    """The most that finals may cost, whoever wins a round, in epochs of the full network.
+
+    Args:
+        costs: What an epoch of each finalist costs, in epochs of the full network.
+        epochs: Epochs of each in the first round.
+    """
+    dearest = sorted(costs, reverse=True)
+    return sum(part.epochs * sum(dearest[: part.count]) for part in rounds(len(costs), epochs))
+
+
 @dataclass(frozen=True)
 class Finalist:
     """One that takes part in finals.
@@ -76,7 +87,7 @@ class Finalist:
 
 
 def hold_finals(
-    run: Context, store: Store, best_first: Sequence[Candidate], calibration: Sequence[Any] | None
+    run: Context, store: Store, best_first: Sequence[Candidate], calibration: Sequence[Any] | None, *, most: float
 ) -> tuple[Candidate, dict[str, Any]]:
     """Train the best candidates, round by round; the one that is best at the end, with the score it was ranked by.
 
@@ -85,6 +96,7 @@ def hold_finals(
         store: Keeps checkpoints.
         best_first: Candidates with scores, as they were ranked.
         calibration: Training batches on which BatchNorm is re-estimated first, if that was done in ranking.
+        most: What they may cost, in epochs of the full network; there are fewer finalists then, or no finals.
 
     Returns:
         The winner, and what the stage says of the finals.
@@ -95,6 +107,14 @@ def hold_finals(
         Finalist(digest, run.recipe.cost(candidate.counts), functools.partial(_phase, run, candidate, calibration))
         for digest, candidate in itertools.islice(by_digest.items(), config.finalists)
     ]
+    wanted = len(finalists)
+    while len(finalists) > 1 and price([f.cost for f in finalists], config.finalist_epochs) > most:
+        finalists.pop()
+    if len(finalists) < wanted:
+        paid = f"{len(finalists)} of them" if len(finalists) > 1 else "no finals"
+        run.progress.note(f"finals of {wanted} candidates would take too much of the budget, which pays for {paid}")
+    if len(finalists) == 1:
+        return best_first[0], {"finalists": 0, "finalists_spent": 0.0}
     left, spent = halve(run, store, finalists, epochs=config.finalist_epochs, lr=LR_SHARE * config.lr)
     facts: dict[str, Any] = {"finalists": len(finalists), "finalists_spent": spent}
     if len(left) > 1:

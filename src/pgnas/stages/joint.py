@@ -161,7 +161,8 @@ class JointPhase(Phase):
     def state(self) -> dict[str, Any]:
         """The shared weights, and of each member what is its own."""
         members = {member.name: member.phase.state() for member in self.members}
-        return {"shared": dict(self.shared), "momentum": dict(self.momentum), "members": members}
+        shared = {"shared": dict(self.shared), "momentum": dict(self.momentum)}
+        return shared | {"members": members} | self.scaler_state()
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """The inverse of :meth:`state`."""
@@ -170,6 +171,7 @@ class JointPhase(Phase):
                 tensor.copy_(saved[name])
         for member in self.members:
             member.phase.load_state(state["members"][member.name])
+        self.load_scaler(state)
 
 
 @contextmanager

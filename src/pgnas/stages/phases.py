@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from pgnas.bayes import CapController, Prior, elbo, ramp
+from pgnas.errors import DivergedError
 from pgnas.nn import ShedSupernet, Supernet
 from pgnas.nn.cost import CostName
 from pgnas.stages.compiled import CompiledForward
 from pgnas.stages.engine import Engine, parameter_groups
 from pgnas.stages.schedule import Schedule
 from pgnas.stages.shedding import Pace, Shedder, Spending
-from pgnas.stages.training import Loss, Phase, recalibrate
+from pgnas.stages.training import DIVERGED_REMEDY, Loss, Phase, recalibrate
 
 LOGIT_BOUND = 8.0
 """Logits are kept within this bound: their sigmoid still has a gradient there, so that a gate can come back."""
@@ -112,7 +114,7 @@ class PosteriorPhase(Phase):
         self.logits: dict[str, torch.optim.Optimizer] = {}
         if settings.logit_lr is not None:
             adam = torch.optim.Adam(supernet.gates.parameters(), lr=settings.logit_lr)
-            self.logits["logits"] = engine.optimizer(adam)
+            self.logits["logits"] = adam
         self.controllers = dict.fromkeys(settings.caps, stiffened(CapController()))
         self._costs: dict[CostName, Tensor] = {}
 
@@ -124,7 +126,7 @@ class PosteriorPhase(Phase):
         self._forward: Callable[..., Any] = CompiledForward(supernet) if self._compiled else supernet
         sgd = _nesterov(supernet.weight_parameters(), self.schedule, self.settings.weight_decay, self.settings.momentum)
         set_momentum(sgd, dict(supernet.body.named_parameters()), momentum)
-        self.weights = self.engine.optimizer(sgd)
+        self.weights = sgd
         self.average = average or self._average_begun()
 
     def _average_begun(self) -> dict[str, Tensor]:
@@ -182,7 +184,12 @@ class PosteriorPhase(Phase):
             self.supernet.gates.clamp_(LOGIT_BOUND)
         for kind, cap in self.settings.caps.items():
             target = self.settings.target(cap, self.place(step + 1), self.settings.begun.get(kind, 1.0))
-            updated = self.controllers[kind].update(float(self._costs[kind].detach()), target)
+            cost = float(self._costs[kind].detach())
+            if not math.isfinite(cost):
+                raise DivergedError(
+                    f"the expected cost of '{self.name}'", "must stay finite", value=cost, remedy=DIVERGED_REMEDY
+                )
+            updated = self.controllers[kind].update(cost, target)
             self.controllers[kind] = stiffened(updated)
 
     def place(self, step: int) -> float:
@@ -302,6 +309,7 @@ class PosteriorPhase(Phase):
             self.average = {name: state["average"][name].to(value) for name, value in self.average.items()}
         for name, optimizer in self.optimizers().items():
             optimizer.load_state_dict(state["optimizers"][name])
+        self.load_scaler(state)
         self.controllers = {kind: CapController.from_dict(c) for kind, c in state["caps"].items()}
 
     def momentum(self) -> dict[str, Tensor]:
@@ -354,7 +362,7 @@ class NetworkPhase(Phase):
         self._forward: Callable[..., Any] = CompiledForward(network) if compiled else network
         sgd = _nesterov(list(network.parameters()), schedule, weight_decay, momentum)
         set_momentum(sgd, dict(network.named_parameters()), buffers or {})
-        self.weights = engine.optimizer(sgd)
+        self.weights = sgd
 
     def place(self, step: int) -> float:
         """Where its pace says."""

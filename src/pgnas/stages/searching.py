@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -20,7 +21,7 @@ from pgnas.stages.latency import meet_latency
 from pgnas.stages.phases import PosteriorPhase
 from pgnas.stages.racing import Raced, make_race, run_race
 from pgnas.stages.ranking_budget import budget_for
-from pgnas.stages.recipe import CALIBRATION_BATCHES, FORWARD_SHARE
+from pgnas.stages.recipe import FORWARD_SHARE
 from pgnas.stages.store import FolderStore
 from pgnas.stages.training import Score, recalibrate
 from pgnas.supernets import load_state
@@ -29,6 +30,8 @@ TRIALS = 8
 """Candidates on which ``--recalibrate auto`` compares validation accuracy with and without."""
 RANKING_SHARE = 0.5
 """Of what a budget has left after the search ranking may cost this share; the rest is the found network's."""
+FINALS_SHARE = 0.5
+"""Of what a budget has left after the ranking finals may cost this share."""
 TUNED_NAME = "finetuned.safetensors"
 JOINT_NAME = "joint.safetensors"
 """The found network after it was trained together with others."""
@@ -47,8 +50,8 @@ def search(run: Context, store: FolderStore) -> Facts:
     run.folder.save_tensors("momentum.safetensors", momentum)
     val = run.score(supernet, run.data.estimate)
     run.folder.write_json("supernet.json", describe_supernet(supernet))
-    estimating = FORWARD_SHARE * CALIBRATION_BATCHES * run.config.batch_size / recipe.examples_an_epoch
-    left = _what_left(phase, estimating if passed else 0.0)
+    estimating = _images(run.calibration_batches()) if passed else 0
+    left = _what_left(phase, FORWARD_SHARE * estimating / recipe.examples_an_epoch)
     return {"val_accuracy": val.metric, "epochs": phase.stop(recipe.decision_epoch), **left}
 
 
@@ -112,27 +115,31 @@ def sample(run: Context, store: FolderStore) -> Facts:
     Of the best ones the last is chosen by training each for a short while, if that is asked for.
     """
     supernet = run.posterior
-    drawn = _affordable(run, run.recipe.draw(supernet))
     calibration = run.calibration_batches()
+    drawn = _affordable(run, run.recipe.draw(supernet), _images(calibration))
     recalibrates, trials, tried = choose_recalibration(run, supernet, drawn[:TRIALS], calibration)
     used = calibration if recalibrates else None
+    estimating = _images(used)
     score = run.recipe.scorer(run.held_out(run.data.select), used)
     if run.config.ranking == "exhaustive":
         ranked = _rank_all(run, drawn, tried, score, recalibrated=recalibrates)
         best_first, sample_of, raced = ordered(ranked, by=run.config.rank_by), ranked, Facts()
-        spent_ranking = _ranking_spent(run, ((c, len(run.data.select), 1) for c in ranked), recalibrated=recalibrates)
+        spent_ranking = _ranking_spent(run, ((c, len(run.data.select), 1) for c in ranked), estimating)
     else:
         outcome = _race(run, drawn, used)
         ranked, best_first, raced = list(outcome.candidates), outcome.best_first, outcome.facts()
         sample_of = ranked[: len(outcome.result.pilot)]
         passed = zip(ranked, outcome.seen.tolist(), outcome.calls.tolist(), strict=True)
-        spent_ranking = _ranking_spent(run, passed, recalibrated=recalibrates)
+        spent_ranking = _ranking_spent(run, passed, estimating)
     if trials:
-        both = ((c, len(run.data.select), 1) for c in drawn[:TRIALS])  # of which one way was the ranking's own
-        spent_ranking += _ranking_spent(run, both, recalibrated=not recalibrates)
+        ways: tuple[int, ...] = (0, _images(calibration))
+        if run.config.ranking == "exhaustive":
+            ways = tuple(images for images in ways if images != estimating)  # one way was the ranking's own
+        tries = [(c, len(run.data.select), 1) for c in drawn[:TRIALS]]
+        spent_ranking += sum(_ranking_spent(run, tries, images) for images in ways)
     winner, finals = best_first[0], Facts()
     if run.config.finalists:
-        winner, finals = hold_finals(run, store, best_first, used)
+        winner, finals = hold_finals(run, store, best_first, used, most=_most_for_finals(run, spent_ranking))
     timed: Facts = {}
     if run.config.max_latency is not None:
         row, timed = run.processes.from_first(lambda: _timed(run, winner, score, recalibrated=recalibrates))
@@ -159,7 +166,19 @@ def sample(run: Context, store: FolderStore) -> Facts:
     }
 
 
-def _affordable(run: Context, drawn: list[Candidate]) -> list[Candidate]:
+def _images(batches: Sequence[tuple[Tensor, Tensor]] | None) -> int:
+    return sum(len(targets) for _, targets in batches or ())
+
+
+def _most_for_finals(run: Context, spent_ranking: float) -> float:
+    """What finals may cost: with a budget and a decision half of what is left for the found network."""
+    budget = run.recipe.budget
+    if budget is None or run.config.decision_share() is None:
+        return math.inf
+    return FINALS_SHARE * max(0.0, budget - spent_searching(run) - spent_ranking)
+
+
+def _affordable(run: Context, drawn: list[Candidate], estimating: int) -> list[Candidate]:
     """With a budget those whose ranking leaves half of what is left of it for the found network, at least one.
 
     Races have a budget of their own, and a search without a decision is ranked after its budget.
@@ -170,23 +189,22 @@ def _affordable(run: Context, drawn: list[Candidate]) -> list[Candidate]:
     left, count = RANKING_SHARE * (budget - spent_searching(run)), 0
     for candidate in drawn:
         passed = [(candidate, len(run.data.select), 1)]
-        left -= _ranking_spent(run, passed, recalibrated=config.recalibrate != "off")
+        left -= _ranking_spent(run, passed, estimating if config.recalibrate != "off" else 0)
         count += left >= 0
     if 0 < count < len(drawn):
         run.progress.note(f"of {len(drawn)} candidates the budget pays for ranking {count}")
     return drawn[: max(1, count)]
 
 
-def _ranking_spent(run: Context, passed: Iterable[tuple[Candidate, float, float]], *, recalibrated: bool) -> float:
+def _ranking_spent(run: Context, passed: Iterable[tuple[Candidate, float, float]], estimating: int) -> float:
     """What forward passes cost, in epochs of the full network.
 
     Args:
         run: The run.
         passed: A candidate, how many held-out images it has seen, and in how many parts.
-        recalibrated: Whether BatchNorm was re-estimated before each part.
+        estimating: Images on which BatchNorm was re-estimated before each part.
     """
-    batches = CALIBRATION_BATCHES * run.config.batch_size if recalibrated else 0
-    images = sum((seen + batches * parts) * run.recipe.cost(candidate.counts) for candidate, seen, parts in passed)
+    images = sum((seen + estimating * parts) * run.recipe.cost(candidate.counts) for candidate, seen, parts in passed)
     return FORWARD_SHARE * images / run.recipe.examples_an_epoch
 
 

@@ -108,7 +108,7 @@ class Shedder:
     @torch.no_grad()
     def closed_at_start(self) -> Tensor | None:
         """The units, bool (U,), of a posterior learned before that leave at once; None if there are none."""
-        closed = torch.sigmoid(self.whole.gates.logits()).cpu() < self.rule.keep
+        closed = self._decided()
         macs = shed_counts(self.whole, closed).macs
         if macs == self.macs:
             return None
@@ -118,7 +118,7 @@ class Shedder:
     @torch.no_grad()
     def after_epoch(self, epochs_left: int) -> Tensor | None:
         """The units, bool (U,), that are closed for good from now on, if it is time to shed."""
-        low = torch.sigmoid(self.whole.gates.logits()).cpu() < self.rule.keep
+        low = self._decided()
         self.low = torch.where(low, self.low + 1, 0)
         ripe = self.low >= self.rule.epochs
         if self.moments == self.rule.moments or epochs_left < 1 or not (ripe & ~self.whole.gates.closed.cpu()).any():
@@ -130,6 +130,12 @@ class Shedder:
             return None
         self.macs, self.moments = macs, self.moments + 1
         return closed
+
+    def _decided(self) -> Tensor:
+        """Units, bool (U,), that are hardly ever open; the options of a choice stay, however unlikely."""
+        low = torch.sigmoid(self.whole.gates.logits()).cpu() < self.rule.keep
+        low[self.whole.gates.free :] = False
+        return low
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils.operations import slice_tensors
 from torch import nn
 
 from pgnas.errors import FileError, RunFolderError
@@ -18,7 +19,7 @@ from pgnas.nn.timing import seconds
 from pgnas.processes import Processes
 from pgnas.run_folder import RunFolder
 from pgnas.stages.engine import Engine
-from pgnas.stages.training import Loss
+from pgnas.stages.training import Loss, parts_of
 
 TRAINING_BATCH = 8
 """Examples a batch for timing a training step; the ratio of an operation's cost to another's varies little with it."""
@@ -95,10 +96,13 @@ def step_seconds(network: nn.Module, batch: Any, engine: Engine, loss: Loss) -> 
     trained = copy.deepcopy(network).train()
     inputs, targets = engine.batch(batch)
 
+    parts = [slice_tensors((inputs, targets), rows) for rows in parts_of(len(inputs[0]), engine.accumulate)]
+
     def step() -> None:
-        with engine.autocast():
-            value = loss(trained(*inputs), targets)
-        engine.backward(value)
+        for part, wanted in parts:
+            with engine.autocast():
+                value = loss(trained(*part), wanted)
+            torch.autograd.backward(value)
 
     with torch.random.fork_rng():
         return seconds(step, at_least=1.0)

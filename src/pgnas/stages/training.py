@@ -6,6 +6,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -27,6 +28,7 @@ Loader = Iterable[Any]
 """Batches (inputs, ..., targets) with a length; ``set_epoch`` is called before each epoch if it has one."""
 
 
+DIVERGED_REMEDY = "the last good checkpoint is kept; begin another run with a lower --lr"
 Judge = Callable[[nn.Module, Tensor], tuple[Tensor, float]]
 """Of a network and held-out examples (B,), by number: a score in [0, 1] for each (B,), and the mean loss in nats."""
 
@@ -92,6 +94,11 @@ class Phase(ABC):
     schedule: Schedule
     weights: torch.optim.Optimizer
 
+    @cached_property
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """The scaler of the losses, one for all optimisers; None unless the number format is fp16."""
+        return self.engine.new_scaler()
+
     @abstractmethod
     def loss(self, inputs: tuple[Tensor, ...], targets: Any, step: int, *, noise: Tensor | None = None) -> Tensor:
         """The loss of one batch, in nats an example.
@@ -139,13 +146,13 @@ class Phase(ABC):
         self.engine.own_randomness()
         if self.engine.accumulate == 1:
             loss = self.loss(inputs, targets, step, noise=noise)
-            self.engine.backward(loss)
+            self._differentiate(loss)
             return loss.detach()
         total = torch.zeros((), device=self.engine.device)
-        for rows in _parts(count, self.engine.accumulate):
+        for rows in parts_of(count, self.engine.accumulate):
             part, wanted, drawn = slice_tensors((inputs, targets, noise), rows)
             loss = self.loss(part, wanted, step, noise=drawn) * ((rows.stop - rows.start) / count)
-            self.engine.backward(loss)
+            self._differentiate(loss)
             total += loss.detach()
         return total
 
@@ -153,10 +160,20 @@ class Phase(ABC):
         """One step of every optimiser by the gradients of all processes; the mean loss of all."""
         parameters = [p for o in self.optimizers().values() for group in o.param_groups for p in group["params"]]
         loss = self.engine.average_gradients(loss, parameters)
-        for optimizer in self.optimizers().values():
-            optimizer.step()
+        groups = {optimizer: optimizer.param_groups for optimizer in self.optimizers().values()}
+        moved = [o for o, found in groups.items() if any(p.grad is not None for g in found for p in g["params"])]
+        for optimizer in moved:
+            if self.scaler is None:
+                optimizer.step()
+            else:
+                self.scaler.step(optimizer)
+        if self.scaler is not None and moved:
+            self.scaler.update()
         self.finish_step(step)
         return loss
+
+    def _differentiate(self, loss: Tensor) -> None:
+        torch.autograd.backward(loss if self.scaler is None else self.scaler.scale(loss))
 
     def finish_step(self, step: int) -> None:
         """What follows the optimisers' step; nothing, unless a phase says otherwise."""
@@ -175,6 +192,7 @@ class Phase(ABC):
         return {
             "network": dict(self.network.state_dict()),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers().items()},
+            **self.scaler_state(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -182,6 +200,16 @@ class Phase(ABC):
         self.network.load_state_dict(state["network"])
         for name, optimizer in self.optimizers().items():
             optimizer.load_state_dict(state["optimizers"][name])
+        self.load_scaler(state)
+
+    def scaler_state(self) -> dict[str, Any]:
+        """That of the scaler, as a part of :meth:`state`; nothing without one."""
+        return {} if self.scaler is None else {"scaler": self.scaler.state_dict()}
+
+    def load_scaler(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`scaler_state`."""
+        if self.scaler is not None and "scaler" in state:
+            self.scaler.load_state_dict(state["scaler"])
 
 
 @dataclass(frozen=True)
@@ -205,7 +233,7 @@ def accuracy(outputs: Any, targets: Any) -> Tensor:
     return correct.float()
 
 
-def _parts(count: int, parts: int) -> list[slice]:
+def parts_of(count: int, parts: int) -> list[slice]:
     """``count`` rows in at most so many slices of nearly equal size."""
     edges = [round(part * count / parts) for part in range(parts + 1)]
     return [slice(low, high) for low, high in itertools.pairwise(edges) if low < high]
