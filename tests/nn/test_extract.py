@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -258,3 +259,15 @@ def test_re_estimated_statistics_are_those_of_the_supernet_with_the_architecture
             changes.append(max(float((a - b).abs().max()) for a, b in differences) / scale)
     assert max(changes) > 0.01  # it would not do without
     assert all(torch.equal(value, before[key]) for key, value in gated.state_dict().items())
+
+
+def test_what_is_extracted_and_thrown_away_leaves_nothing_behind() -> None:
+    gated = supernet(NETWORKS["residual"](), images(dtype=torch.float32))
+    known = torch.fx.graph_module._loader.eval_cache
+    gc.collect()
+    before, kept = len(known), extract(gated, gated.open())
+    for architecture in architectures(gated):
+        extract(gated, architecture)
+    gc.collect()
+    assert len(known) == before + 1
+    assert torch.isfinite(kept(images(dtype=torch.float32))).all()

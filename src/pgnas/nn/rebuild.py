@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import linecache
 import operator
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,6 +101,7 @@ class Builder:
             if not node.users and (node in self._selected or node.op == "get_attr"):
                 self._new.erase_node(node)
         module = fx.GraphModule(self._attributes, self._new, class_name=type(self._root).__name__)
+        weakref.finalize(module, _forget_source, module.forward.__code__.co_filename)
         module.eval()
         copied = {name: node.name for name, node in self._copied.items()}
         return SmallNetwork(module, self._cuts, len(self._picked), copied)
@@ -277,6 +280,12 @@ class Builder:
     def _buffer(self, name: str, value: Tensor) -> fx.Node:
         self._attributes[name] = value.detach().clone()
         return self._new.get_attr(name)
+
+
+def _forget_source(name: str) -> None:
+    """Drop what torch.fx keeps of a network's source for tracebacks, otherwise for ever: thousands come and go."""
+    linecache.cache.pop(name, None)
+    getattr(getattr(fx.graph_module, "_loader", None), "eval_cache", {}).pop(name, None)
 
 
 def _shrink(value: Tensor, axis: int) -> Tensor:
