@@ -348,11 +348,11 @@ def _check_schedule(config: RunConfig) -> None:
     milestones = config.milestones
     if bool(milestones) != (config.schedule == "multistep"):
         value = f"--schedule {config.schedule} with {'some' if milestones else 'none'}"
-        remedy = "drop them" if milestones else "add for example --milestones 30,60"
+        remedy = "drop them" if milestones else "add for example --milestones 10,15"
         raise ConfigError("--milestones", "belong to --schedule multistep", value=value, remedy=remedy)
     if any(not low < high for low, high in zip((0.0, *milestones), milestones, strict=False)):
         shown = ",".join(f"{milestone:g}" for milestone in milestones)
-        raise ConfigError("--milestones", "must grow, from above 0", value=shown, remedy="write for example 30,60")
+        raise ConfigError("--milestones", "must grow, from above 0", value=shown, remedy="write for example 10,15")
 
 
 @functools.cache

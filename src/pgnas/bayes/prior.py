@@ -191,7 +191,7 @@ class GibbsPrior(Prior):
     """p(architecture) proportional to exp(-lambda * N * cost); see `gibbs_kl`."""
 
     name: ClassVar[str] = "gibbs"
-    summary: ClassVar[str] = "small networks are likelier: exp(-lambda * N * cost), lambda given or set by a cap"
+    summary: ClassVar[str] = "small networks are likelier: exp(-lambda * N * cost), lambda set by a cap"
     needs_cost: ClassVar[bool] = True
 
     def kl(self, context: KLContext) -> Tensor:

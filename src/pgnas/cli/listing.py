@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+_LONGEST_VALUE = 12
 Entries = Iterable[tuple[str, str]]  # a name and, in one line, what it is
 
 
@@ -17,7 +18,14 @@ def describe(what: str) -> list[str]:
 def _models() -> Entries:
     from pgnas.supernets import MODELS
 
-    return ((name, model.description) for name, model in MODELS.items())
+    for name, model in MODELS.items():
+        given = ",".join(f"{key}={_shown(value)}" for key, value in model.parameters.items())
+        yield name, f"{model.description}; {given}" if given else model.description
+
+
+def _shown(value: object) -> str:
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) <= _LONGEST_VALUE else "…"
 
 
 def _data() -> Entries:

@@ -14,6 +14,7 @@ from pgnas.cli import presets
 from pgnas.cli.flags import given, make_flags_class, numbers, whole_number, wholes
 from pgnas.cli.reporter import reporter
 from pgnas.console import print_lines
+from pgnas.errors import ConfigError
 
 if TYPE_CHECKING:
     from pgnas.stages.studies import Study
@@ -93,7 +94,11 @@ def ablation(
     from pgnas.stages.finetuning import FinetuneSettings
     from pgnas.stages.studies import Ablation
 
-    tuned = None if finetune_epochs == 0 else FinetuneSettings(epochs=finetune_epochs, lr=finetune_lr)
+    try:
+        tuned = None if finetune_epochs == 0 else FinetuneSettings(epochs=finetune_epochs, lr=finetune_lr)
+    except ConfigError as error:
+        flag = error.subject.replace("--", "--finetune-")
+        raise ConfigError(flag, error.rule, value=error.value, remedy=error.remedy) from error
     _do(Ablation(tuned), flags, shared)
 
 

@@ -19,16 +19,16 @@ from pgnas.data.streaming import StreamedSplit
 from pgnas.errors import DataError
 
 
-def image_files(given: Sequence[str | os.PathLike[str]]) -> list[str]:
+def image_files(given: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
     """The images that are named: files as they are, of folders all images in them and below, sorted by path.
 
     What begins with a dot is left out of folders, as in a data set.
 
     Raises:
-        DataError: A path does not exist, a folder holds no image, or nothing is named.
+        DataError: A path does not exist, a folder holds no image, nothing is named, or what is named is no path.
     """
     found: list[str] = []
-    for path in [os.fspath(path) for path in given]:
+    for path in map(_path, [given] if isinstance(given, str | os.PathLike) else given):
         if not os.path.isdir(path):
             if not os.path.exists(path):
                 raise DataError(f"image {shown(path)}", "must exist", value="no such file", remedy="check the path")
@@ -42,6 +42,12 @@ def image_files(given: Sequence[str | os.PathLike[str]]) -> list[str]:
     if not found:
         raise DataError("images", "must be named", value="none", remedy="give image files, or folders of them")
     return found
+
+
+def _path(given: object) -> str:
+    if isinstance(given, str | os.PathLike):
+        return os.fsdecode(given)
+    raise DataError("images", "must be paths of files and folders", value=type(given).__name__, remedy="name files")
 
 
 def _inside(path: str) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from pgnas.nn.channels import Barrier, ChannelGraph, Dense, describe
 from pgnas.nn.coupling import coupled_values, gated_values
 from pgnas.nn.macs import Conv, ConvTranspose
 from pgnas.nn.sites import Site
+from pgnas.nn.streams import STREAM_GRANULARITIES, add_streams
 from pgnas.nn.supernet import Supernet
 
 FORMAT = "pgnas.inspection/1"
@@ -200,8 +202,17 @@ def inspect_supernet(supernet: Supernet, *, model: str, params: int, notes: tupl
         tied_weights=_together(
             [(id(p), name) for name, p in graph.trace.module.named_parameters(remove_duplicate=False)]
         ),
-        notes=(*notes, *graph.trace.notes),
+        notes=(*notes, *graph.trace.notes, *_on_streams(supernet)),
     )
+
+
+def _on_streams(supernet: Supernet) -> Iterator[str]:
+    """What a search under a cap has beyond these gates, if streams have none here."""
+    if any(site.streams for site in supernet.space.sites) or supernet.gates.granularity not in STREAM_GRANULARITIES:
+        return
+    more = sum(spec.units for spec in add_streams(supernet.graph, supernet.space).gates) - supernet.gates.units
+    if more:
+        yield f"under a cap whole streams have gates as well: {more:,} more binary variables"
 
 
 def _places(supernet: Supernet, gate: str) -> tuple[str, ...]:

@@ -13,7 +13,9 @@ from pgnas.seeds import derive_seed
 from pgnas.stages.context import Context
 from pgnas.stages.searching import spent
 from pgnas.stages.store import FolderStore
-from pgnas.supernets import build_model, uniform_width
+from pgnas.supernets import build_model, has_width, uniform_width
+
+NO_WIDTH = "the network has no width to scale"
 
 
 def total_compute(run: Context) -> float:
@@ -37,17 +39,17 @@ def _network(run: Context, name: str) -> tuple[nn.Module | None, str]:
     """The plain network of a baseline, and its specification."""
     if name == "full":
         return run.built.module, run.config.model
-    shape = run.data.preprocessing
+    shape, limits = run.data.preprocessing, run.caps or {"macs": run.found.macs}
     options = {"in_channels": run.built.in_channels, "num_classes": len(run.data.class_names)}
 
     def fits(module: nn.Module) -> bool:
         counts = measure(module, (run.example,))
         costs: dict[str, float] = asdict(counts)
-        if "latency" in run.caps:
+        if "latency" in limits:
             costs["latency"] = latency(
                 module, (run.example[:1].expand(run.config.latency_batch, *run.example.shape[1:]),)
             )
-        return all(costs[kind] <= cap for kind, cap in run.caps.items())
+        return all(costs[kind] <= cap for kind, cap in limits.items())
 
     spec = uniform_width(run.config.model, fits, **options)
     if spec is None:
@@ -59,8 +61,9 @@ def _network(run: Context, name: str) -> tuple[nn.Module | None, str]:
 def _train(run: Context, name: str) -> dict[str, Any]:
     network, spec = _network(run, name)
     if network is None:
-        run.progress.note(f"baseline {name}: the network has no width to scale, left out")
-        return {"note": "the network has no width to scale"}
+        note = "no width is under the cap" if has_width(run.config.model) else NO_WIDTH
+        run.progress.note(f"baseline {name}: {note}, left out")
+        return {"note": note}
     counts = measure(network, (run.example,))
     images = run.recipe.examples_an_epoch
     epochs = max(1, round(total_compute(run) / (counts.macs * images)))

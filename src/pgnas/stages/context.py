@@ -33,7 +33,7 @@ from pgnas.stages.recipe import AUGMENTATION_FACTOR, Recipe, auxiliary_loss, cal
 from pgnas.stages.shedding import require_sheddable
 from pgnas.stages.timings import FolderTimings, Timings, step_seconds
 from pgnas.stages.training import Phase, Score, Store, accuracy
-from pgnas.supernets import BuiltModel, build_model, load_state, load_weights
+from pgnas.supernets import BuiltModel, build_model, load_state, load_weights, require_outputs
 
 EVALUATION_BATCH = 500
 SMALL_DATA_STEPS = 1_000
@@ -92,7 +92,7 @@ class Context:
         """The data; checked to be the same as when the run began."""
         if self._data is None and self.config.data.startswith(HANDED_IN):
             raise RunFolderError(
-                str(self.folder.path), "was run from Python on data in memory", remedy="call pgnas.run(data=...) again"
+                str(self.folder.path), "was run from Python on data in memory", remedy="hand them in again as data=..."
             )
         streamed = self.folder.stage_facts("data").get("streamed")
         with self.processes.together():
@@ -123,11 +123,12 @@ class Context:
         shape = self.data.preprocessing
         if self._model is not None:
             built = BuiltModel(self._model, shape.channels)
+            require_outputs(self._model, shape.shape, len(self.data.class_names))
         elif self.config.model.startswith(HANDED_IN):
             raise RunFolderError(
                 str(self.folder.path),
                 "was run from Python on a network object",
-                remedy="call pgnas.run(model=...) again",
+                remedy="hand it in again: pgnas.run and pgnas.predict take it as model=...",
             )
         else:
             with self.processes.together():

@@ -6,11 +6,12 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-from pgnas.processes import join
+from pgnas.data import DataSet
+from pgnas.processes import Processes, join
 from pgnas.progress import Progress, SilentReporter
 from pgnas.run_folder import RunFolder, SharedFolder
 from pgnas.stages import finishing, pipeline
-from pgnas.stages.assessing import assess, other_data, tell_apart
+from pgnas.stages.assessing import OtherData, assess, other_data, tell_apart
 from pgnas.stages.context import Context
 from pgnas.stages.ensemble import SAMPLES, require_samples
 from pgnas.stages.result import RunResult, read_result
@@ -32,15 +33,13 @@ def evaluate(
         InputError: There is no run, an earlier stage has not been done, or the other data cannot be used.
     """
     require_samples(samples)
+    processes, progress = join(), progress or SilentReporter()
+    others, data = _others(path, ood, processes) if ood else ({}, None)
     pipeline.run_stage(path, "evaluate", progress=progress)
-    processes = join()
     with SharedFolder.share(processes, lambda: RunFolder.open(path)) as folder:
-        context = Context(folder, progress or SilentReporter(), processes=processes)
+        context = Context(folder, progress, data=data, processes=processes)
         result = read_result(folder)
         before = result.get("uncertainty")
-        context.network_preprocessing  # noqa: B018  (reads the folder, which the processes do one after the other)
-        with processes.together():
-            others = {spec: other_data(context, spec) for spec in ood}
         if not before or before["samples"] != samples:
             context.progress.stage("ensemble")
             result["uncertainty"], _ = processes.from_first(lambda: assess(context, samples=samples))
@@ -55,3 +54,15 @@ def evaluate(
         if folder.stage_done("report"):
             processes.from_first(lambda: finishing.report(context, FolderStore(folder, "report")))
         return pipeline.load_result(folder, context)
+
+
+def _others(
+    path: str | Path, specs: Sequence[str], processes: Processes
+) -> tuple[dict[str, OtherData], DataSet | None]:
+    """The other data, which are looked at before any work is done, and the run's own."""
+    with SharedFolder.share(processes, lambda: RunFolder.open(path, writer=False)) as folder:
+        folder.require_stage("export")
+        context = Context(folder, SilentReporter(), processes=processes)
+        context.network_preprocessing  # noqa: B018  (reads the folder, which the processes do one after the other)
+        with processes.together():
+            return {spec: other_data(context, spec) for spec in specs}, context.data

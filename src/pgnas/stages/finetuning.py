@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from pgnas.stages.schedule import cosine_schedule
 from pgnas.stages.searching import TUNED_NAME, trained_network
 from pgnas.stages.store import FolderStore
 
+FINETUNE = "finetune"
 _SETTINGS = "finetune.settings"
 _SAME = ("architecture.json", "found.safetensors")
 """What a copy of a run has in common with it."""
@@ -150,6 +152,14 @@ def _require_finished(folder: RunFolder) -> None:
             remedy=f"finish it first: pgnas run --config {config} --out {folder.path}",
         )
     read_result(folder)  # refused now rather than after the training
+
+
+def tuning_command(folder: RunFolder) -> str:
+    """The command that goes on with a fine-tuning that was begun."""
+    words = ["pgnas", "finetune", str(folder.path)]
+    for name, value in folder.stage_facts(_SETTINGS).items():
+        words += ["--" + name.replace("_", "-"), str(value)]
+    return shlex.join(words)
 
 
 def _note_settings(folder: RunFolder, settings: FinetuneSettings) -> None:

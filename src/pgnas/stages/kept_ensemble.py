@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -11,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from pgnas.architecture import Architecture
+from pgnas.data import DataSet
 from pgnas.errors import RunFolderError
 from pgnas.progress import Progress
 from pgnas.run_folder import RunFolder
@@ -23,15 +25,19 @@ _FOLDER = "ensemble"
 _INDEX = f"{_FOLDER}/members.json"
 
 
-def kept_ensemble(path: Path, samples: int, *, progress: Progress) -> Iterator[Weighted]:
+def kept_ensemble(
+    path: Path, samples: int, *, progress: Progress, model: nn.Module | None = None, data: DataSet | None = None
+) -> Iterator[Weighted]:
     """The first ``samples`` networks drawn from a run's posterior, on the CPU, equal ones merged; made if need be.
 
-    Making them needs the run's data and model; a killed making is taken up again.
+    Making them needs the run's data and model, those handed in if they were objects; a killed making is taken up again.
 
     Args:
         path: The run folder; candidates must have been ranked there.
         samples: M.
         progress: Where to report.
+        model: The network, if the run was handed one as an object.
+        data: The data, if the run was handed them as an object.
 
     Raises:
         RunFolderError: The run has not come so far, or is being written.
@@ -39,7 +45,7 @@ def kept_ensemble(path: Path, samples: int, *, progress: Progress) -> Iterator[W
     """
     draws = _known_draws(path)
     if len(draws) < samples:
-        _make(path, samples, progress)
+        _make(path, samples, progress, model, data)
         draws = _known_draws(path)
     for digest, weight in Counter(draws[:samples]).items():
         yield load(path / _member(digest)), float(weight)
@@ -61,12 +67,12 @@ def _member(digest: str) -> str:
     return f"{_FOLDER}/{digest}.safetensors"
 
 
-def _make(path: Path, samples: int, progress: Progress) -> None:
+def _make(path: Path, samples: int, progress: Progress, model: nn.Module | None, data: DataSet | None) -> None:
     with RunFolder.open(path) as folder:
         if not folder.stage_done("sample"):
             remedy = f"run pgnas sample {path} first"
             raise RunFolderError(str(path), "must have its candidates ranked", value="not yet", remedy=remedy)
-        run = Context(folder, progress)
+        run = Context(folder, progress, model=None if model is None else copy.deepcopy(model), data=data)
         progress.stage("ensemble")
         draws = draw_architectures(run.posterior, samples, seed=run.config.seed)
         wanted = {architecture.digest: architecture for architecture in draws}

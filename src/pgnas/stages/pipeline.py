@@ -20,11 +20,12 @@ from pgnas.progress import HeldReporter, Progress, SilentReporter
 from pgnas.run_folder import RunFolder, SharedFolder
 from pgnas.run_folder.tensors import load_tensors
 from pgnas.stages import finishing, network_file, searching
-from pgnas.stages.baselines import train_baselines
+from pgnas.stages.baselines import NO_WIDTH, train_baselines
 from pgnas.stages.context import HANDED_IN, Context, state_digest
 from pgnas.stages.ranking_budget import require_ranking_budget
 from pgnas.stages.result import RunResult, result_fields
 from pgnas.stages.store import FolderStore
+from pgnas.supernets import has_width
 
 Stage = Callable[[Context, FolderStore], dict[str, Any]]
 STAGES: dict[str, Stage] = {
@@ -153,6 +154,12 @@ def _check(context: Context, name: str) -> None:
         if name == "search":
             context.recipe.require_reachable(context.supernet)
             require_ranking_budget(context.config, len(context.data.select))
+            _note_late_milestones(context, held)
+            if "uniform" in context.config.baseline and not has_width(context.config.model):
+                held.note(f"baseline uniform: {NO_WIDTH}, it will be left out")
+            if context.config.device_costs is not None:
+                context.timings.of(context.supernet, training=False)
+                context.recipe.shaper(context.supernet)  # may need those of training as well
         if name != "search":
             context.posterior  # noqa: B018
         if name in ("extract", *_AFTER_EXTRACTION):
@@ -162,6 +169,13 @@ def _check(context: Context, name: str) -> None:
     finally:
         context.progress = progress
     held.release(progress)
+
+
+def _note_late_milestones(context: Context, progress: Progress) -> None:
+    late = [epoch for epoch in context.config.milestones if epoch >= context.recipe.epochs]
+    if late:
+        shown, end = ",".join(f"{epoch:g}" for epoch in late), context.recipe.epochs
+        progress.note(f"--milestones {shown} are not reached in {end} epochs: the learning rate does not fall there")
 
 
 def do_stage(context: Context, name: str, stage: Stage, *, of_the_first: bool = False) -> None:

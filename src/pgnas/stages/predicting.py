@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pgnas.bayes import Predictive, Uncertainty, tempered
 from pgnas.bayes.predictive import entropy
-from pgnas.data import Preprocessing, image_files, read_images
+from pgnas.data import DataSet, Preprocessing, image_files, read_images
 from pgnas.data.inspection import shown
 from pgnas.errors import FileError, RunFolderError
 from pgnas.processes import Processes
@@ -30,6 +30,7 @@ from pgnas.stages.ensemble import SAMPLES, Weighted, predict, require_samples
 from pgnas.stages.export_metadata import ExportMetadata
 from pgnas.stages.kept_ensemble import kept_ensemble
 from pgnas.stages.network_file import WEIGHTS_NAME, load
+from pgnas.stages.result import RunResult
 
 _MEASURES = ("confidence", "entropy", "aleatoric", "epistemic")
 
@@ -117,12 +118,14 @@ class ImagePredictions:
 
 
 def predict_images(
-    path: str | Path,
-    images: Sequence[str | os.PathLike[str]],
+    path: str | Path | RunResult,
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     samples: int = SAMPLES,
     calibrated: bool = False,
     progress: Progress | None = None,
+    model: nn.Module | None = None,
+    data: DataSet | None = None,
 ) -> ImagePredictions:
     """What the found network of a run, and the average of networks drawn from its posterior, predict of images.
 
@@ -130,16 +133,18 @@ def predict_images(
     folder; the rest needs the folder alone.
 
     Args:
-        path: The run folder; its network must have been exported.
-        images: Image files, and folders of them; they are resized as the run's were.
+        path: The run folder, or the result of the run; its network must have been exported.
+        images: An image file or a folder of them, or several; they are resized as the run's were.
         samples: M; 0: the found network alone.
         calibrated: Apply the temperatures that ``pgnas evaluate`` fitted on validation.
         progress: Where to report; nowhere by default.
+        model: The network, if the run was handed one as an object; what is drawn is made of it.
+        data: The data, if the run was handed them as an object.
 
     Raises:
         InputError: There is no such run or image, or an image is broken.
     """
-    path, progress = Path(path), progress or SilentReporter()
+    path, progress = path.path if isinstance(path, RunResult) else Path(path), progress or SilentReporter()
     require_samples(samples, least=0)
     temperatures, cropped = _settings(path, calibrated)
     network = load(path)
@@ -151,7 +156,9 @@ def predict_images(
     engine = make_engine("auto", "fp32", processes=Processes())
     made = {FOUND: _average([(network, 1.0)], loader, engine)}
     if samples:
-        made[ENSEMBLE] = _average(kept_ensemble(path, samples, progress=progress), loader, engine)
+        made[ENSEMBLE] = _average(
+            kept_ensemble(path, samples, progress=progress, model=model, data=data), loader, engine
+        )
     sources = {name: _predicted(found, temperatures.get(name)) for name, found in made.items()}
     return ImagePredictions(tuple(map(shown, files)), metadata.class_names, sources, samples, calibrated)
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from pgnas.report.values import number, section
 from pgnas.run_folder import RunFolder, is_locked
+from pgnas.stages.finetuning import FINETUNE, tuning_command
 from pgnas.stages.noting import PROGRESS_NAME
 from pgnas.stages.pipeline import STAGES
 from pgnas.stages.reporting import command, found
@@ -58,7 +59,9 @@ def status(path: str | Path) -> Status:
         done = tuple(name for name in STAGES if folder.stage_done(name))
         stage = str(noted["stage"]) if noted.get("stage") else None
         behind, total, at = (number(noted.get(key)) for key in ("done", "total", "at"))
-        state = _state(done, running=running, amid=stage is not None and not folder.stage_done(stage))
+        amid = stage is not None and not folder.stage_done(stage)
+        tuning = amid and stage == FINETUNE
+        state = _state(() if tuning else done, running=running, amid=amid)
         rows = [row for row in folder.read_metrics() if row.get("stage") in (stage, "search", "train")]
         last = [row for row in rows if row.get("stage") == stage] or rows
         amid_it = section(noted, "fields") if state in ("running", "interrupted") else {}
@@ -72,7 +75,7 @@ def status(path: str | Path) -> Status:
             seconds_left=number(noted.get("seconds_left")),
             seconds_old=None if at is None else max(0.0, time.time() - at),
             measured={key: value for key, given in measured.items() if (value := number(given)) is not None},
-            resume=None if state == "finished" else command(folder.config),
+            resume=None if state == "finished" else tuning_command(folder) if tuning else command(folder.config),
         )
 
 

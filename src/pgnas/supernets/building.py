@@ -81,6 +81,12 @@ def build_model(spec: str, *, in_channels: int, num_classes: int, image_size: tu
     return BuiltModel(module, reads, head, tuple(notes), ties)
 
 
+def has_width(spec: str) -> bool:
+    """Whether ``spec`` names a family with a uniform width to scale."""
+    model = MODELS.get(spec.partition(":")[0])
+    return model is not None and model.width is not None
+
+
 def uniform_width(spec: str, measure: Callable[[nn.Module], bool], *, in_channels: int, num_classes: int) -> str | None:
     """The same family at the largest uniform width for which ``measure`` (is it under the cap?) holds, as a spec.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +103,33 @@ def fit_classifier(spec: str, module: nn.Module, trial: Trial, num_classes: int)
         value=output.shape[1],
         remedy="give its factory a parameter num_classes",
     )
+
+
+def require_outputs(module: nn.Module, shape: Sequence[int], num_classes: int) -> None:
+    """Check that a network that a user made tells as many classes as the data has.
+
+    Args:
+        module: The network; one that does not run at all is left to who traces it.
+        shape: Of an example, (C, [D,] H, W).
+        num_classes: Classes of the data.
+
+    Raises:
+        ModelError: Its output, or the first of several, is not (B, num_classes).
+    """
+    like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
+    try:
+        output = _run(module, like.new_zeros(2, *shape))
+    except Exception:
+        return
+    main = output[0] if isinstance(output, tuple | list) and output else output
+    if not isinstance(main, Tensor) or main.shape != (2, num_classes):
+        found = tuple(main.shape) if isinstance(main, Tensor) else type(main).__name__
+        raise ModelError(
+            f"model {type(module).__name__}",
+            f"must give {num_classes} logits an image, one for each class of the data",
+            value=f"{found} for 2 images" if isinstance(main, Tensor) else found,
+            remedy="give it such a classifier",
+        )
 
 
 def _tried(module: nn.Module, example: Tensor) -> Trial:
