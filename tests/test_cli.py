@@ -358,3 +358,15 @@ def test_what_a_launcher_told(rank: str, size: str, expected: tuple[int, int], m
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("WORLD_SIZE", size)
     assert launched() == expected
+
+
+def test_models_are_listed_with_their_parameters(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "models"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("multibranch-resnet "))
+    assert line.endswith("; width=32,blocks=1,branches=2,stages=3")
+
+
+@pytest.mark.parametrize("flag", ["--finetune-epochs", "--finetune-lr"])
+def test_a_studys_own_flags_are_named(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "ablation", "--model", "m", "--data", "d", "--out", "o", flag, "-1"]) == 2
+    assert f"{flag} must lie in" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from pgnas.errors import ConfigError, RunFolderError
 from pgnas.progress import SilentReporter
 from pgnas.run_folder import RunFolder
 from pgnas.seeds import derive_seed
-from pgnas.stages import run
+from pgnas.stages import pipeline, run
 from pgnas.stages.context import Context
 from pgnas.stages.ensemble import draw_members
 from pgnas.stages.evaluating import evaluate
@@ -204,7 +204,7 @@ def test_intervals_repeat_with_the_seed():
     assert scores(log_probs, labels, seed=1) == scores(log_probs, labels, seed=1) != scores(log_probs, labels, seed=2)
 
 
-def test_what_cannot_be_asked_is_refused(own, tmp_path, capsys):
+def test_what_cannot_be_asked_is_refused(own, tmp_path, capsys, monkeypatch):
     with pytest.raises(ConfigError, match="--samples"):
         evaluate(own, samples=0)
     with pytest.raises(RunFolderError, match="run folder"):
@@ -212,6 +212,7 @@ def test_what_cannot_be_asked_is_refused(own, tmp_path, capsys):
     colours = np.zeros((20, 8, 8, 3), dtype=np.uint8)
     np.savez(tmp_path / "rgb.npz", x_train=colours, y_train=np.arange(20) % 2)
     before = (own / "result.json").read_bytes()
+    monkeypatch.setattr(pipeline, "run_stage", lambda *_, **__: pytest.fail("the stage began first"))
     assert main(["evaluate", str(own), "--ood", str(tmp_path / "rgb.npz")]) == 2
     assert "must give images of 1x8x8" in capsys.readouterr().err
     assert main(["evaluate", str(own), "--ood", str(tmp_path / "nowhere")]) == 2

@@ -17,6 +17,7 @@ from pgnas.stages import finishing, run
 from pgnas.stages.evaluating import evaluate
 from pgnas.stages.finetuning import FinetuneSettings, finetune
 from pgnas.stages.phases import NetworkPhase
+from pgnas.stages.status import status
 
 SHORT = FinetuneSettings(epochs=2, lr=0.05)
 
@@ -93,7 +94,11 @@ def test_killed_and_begun_again_it_ends_as_if_nothing_had_happened(own, tmp_path
         patch.setattr(NetworkPhase, "prepare_step", killed)
         with pytest.raises(KeyboardInterrupt):
             finetune(own, SHORT)
+    stopped = status(own)
+    assert (stopped.state, stopped.stage) == ("interrupted", "finetune")
+    assert stopped.resume == f"pgnas finetune {own} --epochs 2 --lr {SHORT.lr} --weight-decay {SHORT.weight_decay}"
     finetune(own, SHORT)
+    assert status(own).state == "finished"
     assert (own / "finetuned.safetensors").read_bytes() == (whole / "finetuned.safetensors").read_bytes()
     finetune(own, SHORT)  # done: nothing happens
     with pytest.raises(RunFolderError, match=r"other settings, got epochs 2 there, 3 now; add --out"):

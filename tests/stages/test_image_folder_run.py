@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import pgnas
 from pgnas.cli import main
 from pgnas.config import RunConfig
 from pgnas.config_file import format_settings
 from pgnas.data import StreamedSplit
+from pgnas.errors import ModelError
 from pgnas.progress import SilentReporter
 from pgnas.run_folder import RunFolder
 from pgnas.stages.context import Context
@@ -79,6 +81,7 @@ def one_line(capsys):
         ({"decide_at": "200%"}, "--decide-at"),
         ({"weights": "missing.safetensors"}, "missing.safetensors"),
         ({"max_latency": "1us"}, "--max-latency"),
+        ({"device_costs": "/no/such/run"}, "/no/such/run"),
         ({"image_size": "1", "model": "torchvision:alexnet"}, "alexnet"),
     ],
 )
@@ -86,6 +89,24 @@ def test_bad_input_is_one_clear_line_and_code_2(tmp_path, capsys, changes, words
     assert main(make_command(tmp_path, **changes)) == 2
     assert words in one_line(capsys)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("outputs", [5, 12])
+def test_a_network_handed_in_must_tell_the_datas_classes(tmp_path, outputs):
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, outputs))
+    with pytest.raises(ModelError, match=rf"must give 10 logits an image.*got \(2, {outputs}\) for 2 images"):
+        pgnas.run(model=network, data="digits", out=tmp_path / "out", epochs=1, device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_milestones_after_the_end_and_a_width_that_is_not_there_are_told(tmp_path, capsys):
+    command = make_command(
+        tmp_path, model="torchvision:resnet18", image_size=16, schedule="multistep", milestones="5,9"
+    )
+    assert main([*command, "--baseline", "uniform", "--until", "search"]) == 0
+    told = capsys.readouterr().err
+    assert "--milestones 5,9 are not reached in 1 epochs" in told
+    assert "baseline uniform: the network has no width to scale, it will be left out" in told
 
 
 def test_a_folder_with_one_class_is_refused(tmp_path, images, capsys):

@@ -20,6 +20,7 @@ from pgnas.cli import main, tables
 from pgnas.errors import InputError
 from pgnas.stages.inspection_tables import amount, sections
 from pgnas.stages.name_ranges import merge_names
+from pgnas.supernets import build_model
 
 FAMILY = "multibranch-resnet:width=8"
 
@@ -52,6 +53,14 @@ def test_every_way_of_naming_a_network(tmp_path, monkeypatch, capsys) -> None:
     assert found["inputs"] == [[3, 4, 16, 16]]
     found = run_json(capsys, "--model", "timm:resnet10t", "--image-size", "32", "--classes", "5")
     assert found["gated"][-1]["layer"] == "fc"
+
+
+def test_what_a_cap_adds_is_told(capsys) -> None:
+    words = ["--model", "multibranch-resnet:width=4,stages=1", "--image-size", "8", "--classes", "10"]
+    (told,) = [note for note in run_json(capsys, *words)["notes"] if "streams" in note]
+    built = build_model(words[1], in_channels=3, num_classes=10, image_size=(8, 8), seed=0)
+    units = [pgnas.supernet(built.module, torch.zeros(2, 3, 8, 8), streams=s).gates.units for s in (False, True)]
+    assert f"{units[1] - units[0]} more binary variables" in told
 
 
 def test_the_default_is_an_image_of_224_pixels_and_1000_classes(tmp_path, monkeypatch, capsys) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import shutil
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch import nn
 
 import pgnas
 from pgnas.bayes import tempered
@@ -96,6 +98,32 @@ def test_after_an_early_decision_the_average_is_of_the_posterior(tmp_path, image
     torch.testing.assert_close(
         found.sources["ensemble"].probabilities, kept["test.ensemble"][:6].exp().double(), rtol=1e-3, atol=1e-5
     )
+
+
+def test_one_image_or_folder_is_named_as_several_are(finished, images):
+    one = images / "0.png"
+    for named, count in ((one, 1), (str(one), 1), (images, 6), ([one, one], 2)):
+        assert len(pgnas.predict(finished, named, samples=0).files) == count
+    for wrong in (torch.zeros(1, 8, 8), [3], [Image.new("L", (8, 8))]):
+        with pytest.raises(DataError, match="images must be paths"):
+            pgnas.predict(finished, wrong, samples=0)
+
+
+def test_a_run_on_objects_predicts_when_they_are_handed_in_again(images, tmp_path):
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(6, 10),
+    )  # fmt: skip
+    before = copy.deepcopy(network.state_dict())
+    result = pgnas.run(
+        model=network, data="digits", out=tmp_path / "run", epochs=1, candidates=2, device="cpu", decide_at="never",
+    )  # fmt: skip
+    with pytest.raises(RunFolderError, match=r"hand it in again: .*model="):
+        pgnas.predict(result, images)
+    found = pgnas.predict(result, images, samples=3, model=network)
+    assert set(found.sources) == {"found", "ensemble"}
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in before.items())
 
 
 def test_the_command_writes_a_table_json_and_csv(finished, images, tmp_path, capsys):
