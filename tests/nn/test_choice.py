@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import pgnas
 from pgnas.architecture import Architecture
@@ -19,7 +20,7 @@ from pgnas.nn.shedding import ShedSupernet
 from pgnas.nn.supernet import Supernet
 from pgnas.stages.inspection_tables import sections
 
-from .networks import generator, images, randomise
+from .networks import Network, generator, images, randomise
 from .test_extract import require_theorem
 from .test_shedding import both, closings, require_same, spread_logits
 
@@ -158,6 +159,54 @@ def test_expected_cost_is_the_mean_over_architectures_of_one_choice(kind: str) -
     fixed = shares[0]  # a skip costs what is outside the choice
     expected = fixed + sum(p * (share - fixed) for p, share in zip(keep[1:], shares, strict=True))
     assert float(gated.expected_cost(kind).detach()) == pytest.approx(expected, rel=1e-4)  # type: ignore[arg-type]
+
+
+def deep(channels: int) -> nn.Module:
+    """Operations of several layers, as separable convolutions and blocks are."""
+    separable = [
+        nn.Conv2d(channels, channels, 3, padding=1, groups=channels), nn.Conv2d(channels, channels, 1),
+        nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1, groups=channels),
+        nn.Conv2d(channels, channels, 1),
+    ]  # fmt: skip
+    two = [nn.Conv2d(channels, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, channels, 1)]
+    return pgnas.OneOf(
+        {"skip": nn.Identity(), "separable": nn.Sequential(*separable), "two": nn.Sequential(nn.ReLU(), *two)}
+    )
+
+
+@pytest.mark.parametrize("kind", ["macs", "params"])
+@pytest.mark.parametrize("granularity", ["operation", "channel"])
+def test_the_layers_of_an_operation_cost_nothing_where_it_is_not_chosen(granularity: str, kind: str) -> None:
+    """Not its last one alone; then caps can be met that only cheap operations meet."""
+    branch = pgnas.AnyOf({"block": nn.Sequential(nn.Conv2d(4, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 4, 1))})
+    network = Network(
+        lambda net, x: net.head((y := net.second(F.relu(net.first(net.stem(x))))) + net.branch(y)),
+        stem=nn.Conv2d(3, 4, 1), first=deep(4), second=deep(4), branch=branch, head=nn.Conv2d(4, 2, 1),
+    )  # fmt: skip
+    gated = supernet(randomise(network), images(dtype=torch.float32), granularity)  # type: ignore[arg-type]
+    options = gated.gates.units - gated.gates.free
+    with torch.no_grad():
+        gated.gates.choice_logits.copy_(torch.randn(options, generator=generator(0)))  # type: ignore[union-attr]
+    mean, masses, keep = 0.0, 0.0, torch.sigmoid(gated.gates.logits().detach().double())
+    full = gated.count(gated.gates.architecture(torch.ones(gated.gates.units, dtype=torch.bool)))
+    for first, second, open_ in itertools.product(range(3), range(3), (False, True)):
+        kept = torch.ones(gated.gates.units, dtype=torch.bool)
+        kept[gated.gates.free :] = torch.tensor([k == first for k in range(3)] + [k == second for k in range(3)])
+        unit = gated.gates.first_units()["branch"]
+        kept[unit] = open_
+        exact = getattr(gated.count(gated.gates.architecture(kept)), kind)
+        logits = torch.where(kept, 200.0, -200.0).double()
+        found = float(gated.expected_cost_at(kind, logits)) * getattr(full, kind)  # type: ignore[arg-type]
+        assert found == pytest.approx(exact)
+        probability = float(keep[gated.gates.free :][kept[gated.gates.free :]].prod())
+        probability *= float(keep[unit] if open_ else 1 - keep[unit])
+        mean, masses = mean + probability * exact, masses + probability
+    assert masses == pytest.approx(1)
+    if granularity == "operation":
+        found = float(gated.expected_cost(kind).detach()) * getattr(full, kind)  # type: ignore[arg-type]
+        assert found == pytest.approx(mean, rel=1e-5)
+        gated.retarget_(kind, 0.2)  # type: ignore[arg-type]
+        assert float(gated.expected_cost(kind).detach()) == pytest.approx(0.2, abs=1e-3)  # type: ignore[arg-type]
 
 
 def test_the_papers_prior_weighs_the_operations_weights() -> None:

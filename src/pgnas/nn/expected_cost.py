@@ -1,9 +1,10 @@
 """The expected cost of a supernet as a polynomial in its gates: the declared surrogate of :class:`BilinearCost`.
 
 A layer costs (kept inputs) x (needed outputs) and so much a needed output, where an output is needed if any gate that
-reads it is open. It differs from the extracted network where a gated layer has no reader or no live input left, where
-an operation that cannot be shrunk is not used at all, and where one layer reads a channel through several of its units
-(a concatenation of a value and of a sum with it), which counts as always needed.
+reads it is open, and the operations that its reader is part of are. It differs from the extracted network where a gated
+layer has no reader or no live input left, where an operation that cannot be shrunk is not used at all, and where one
+layer reads a channel through several of its units (a concatenation of a value and of a sum with it), which counts as
+always needed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from pgnas.bayes import BilinearCost
 from pgnas.nn.channels import Barrier, ChannelGraph, Dense
+from pgnas.nn.coupling import passes_channels
 from pgnas.nn.prices import Price, Prices
 from pgnas.nn.sites import Site
 
@@ -38,17 +40,47 @@ def expected_cost(
         prices: What every operation costs.
         choice: The choice that each unit is an option of, -1 for independent ones, (U,); None: all are independent.
     """
-    reading = _Readers(graph, sites)
+    within = _operations_within(graph, sites)
+    reading = _Readers(graph, sites, within)
     readers = reading.walk()
-    surrogate = _Surrogate(graph, sites, sizes, prices, reading.joint)
+    surrogate = _Surrogate(graph, sites, sizes, prices, reading.joint, within)
     for name, rows in readers:
         surrogate.add(name, rows)
     return surrogate.build(choice)
 
 
+Within = Mapping[str, Sequence[Site]]
+
+
+def _operations_within(graph: ChannelGraph, sites: Sequence[Site]) -> dict[str, list[Site]]:
+    """Values that layers of an operation make for its output alone: node to the operations' sites, innermost first.
+
+    What enters an operation is none of these, be it passed through an activation first.
+    """
+    users: dict[str, set[str]] = {name: set() for name in graph.ops}
+    for name, op in graph.ops.items():
+        for source in op.inputs:
+            users[source].add(name)
+    inside: list[tuple[Site, set[str]]] = []
+    for site in sites:
+        found = {site.node}
+        for name in reversed(graph.ops) if site.option is not None else ():
+            if users[name] and users[name] <= found:
+                found.add(name)
+        made: set[str] = set()
+        for name in graph.ops if len(found) > 1 else ():
+            op = graph.ops[name]
+            is_layer = not passes_channels(op) or graph.macs(name) or graph.own_parameters(name)
+            if name in found and (is_layer or not made.isdisjoint(op.inputs)):
+                made.add(name)
+        inside.append((site, made - {site.node}))
+    inside.sort(key=lambda entry: len(entry[1]))
+    return {name: [site for site, made in inside if name in made] for name in graph.ops}
+
+
 def always_read(graph: ChannelGraph, sites: Sequence[Site]) -> dict[str, Tensor]:
     """Which channels of every node's value are read whatever the gates of ``sites`` say, each bool (channels,)."""
-    return {name: rows[:, 0] > 0 for name, rows in _Readers(graph, sites).walk()}
+    return {name: rows[:, 0] > 0 for name, rows in _Readers(graph, sites, {}).walk()}
 
 
 class _Readers:
@@ -58,12 +90,17 @@ class _Readers:
     reads channel c, or 0. What is read through the output of an operation has columns of its own, one for each reader
     behind it; through several such outputs one after another, only the first counts.
 
+    Args:
+        graph: The analysed network.
+        sites: Its gated layers.
+        within: As of :func:`_operations_within`; a layer without a gate reads these values if the operation is open.
+
     Attributes:
         joint: (Column of an operation's output, column of a reader behind it) to their column.
     """
 
-    def __init__(self, graph: ChannelGraph, sites: Sequence[Site]) -> None:
-        self.graph = graph
+    def __init__(self, graph: ChannelGraph, sites: Sequence[Site], within: Within) -> None:
+        self.graph, self._within = graph, within
         self.sites = {site.node: (1 + index, site) for index, site in enumerate(sites)}
         self.columns = self._of_sites = 1 + len(sites)
         self.joint: dict[tuple[int, int], int] = {}
@@ -107,10 +144,14 @@ class _Readers:
             read[:, column] = 1 + site.unit_of_channel
             return [read]
         if isinstance(op, Barrier) or (isinstance(op, Dense) and op.groups == 1):
-            # Read whatever the gates say, as long as the value is used at all.
+            # Read whatever the gates say, as long as the value is used at all and the operation it belongs to open.
             reads = [self._nobody(value.channels) for value in op.values]
-            for read in reads:
-                read[:, 0] = int(rows.any())
+            for source, read in zip(op.inputs, reads, strict=True):
+                innermost = self._within.get(source, ())[:1]
+                for site in innermost:
+                    read[:, self.sites[site.node][0]] = (1 + site.unit_of_channel[0]) * int(rows.any())
+                if not innermost:
+                    read[:, 0] = int(rows.any())
             return reads
         return _pull(op.pull, rows)
 
@@ -166,31 +207,43 @@ class _Surrogate:
         sizes: dict[str, int],
         prices: Prices,
         joint: Mapping[tuple[int, int], int],
+        within: Within,
     ) -> None:
         self.graph, self.prices = graph, prices
         self.site_of_node = {site.node: site for site in sites}
         self.units = sum(sizes.values())
-        self.slot_starts: list[int] = []
         slot_units: list[Tensor] = []
         firsts = dict(zip(sizes, accumulate(sizes.values(), initial=0), strict=False))
-        for site in sites:  # a slot a unit, not a channel: the channels of one unit are read together
-            self.slot_starts.append(sum(len(units) for units in slot_units))
-            slot_units.append(firsts[site.gate] + torch.arange(sizes[site.gate]))
         closing: list[Tensor] = []  # beside its reader's unit a slot may have an operation's, and a stream's
+
+        def slots_of(site: Site, operations: Sequence[int]) -> int:
+            """A slot a unit of a site, not a channel: the channels of one unit are read together. Their first."""
+            start, units = sum(len(units) for units in slot_units), torch.arange(sizes[site.gate])
+            slot_units.append(firsts[site.gate] + units)
+            closing.append(self._streams(site, firsts, start))
+            closing.extend(torch.stack([start + units, torch.full_like(units, unit)]) for unit in operations)
+            return start
+
+        around = {
+            site.node: [firsts[o.gate] + (o.option or 0) for o in within[site.source] if o is not site]
+            for site in sites
+        }
+        inputs = [slots_of(site, around[site.node] if site.option is not None else ()) for site in sites]
+        self.first_slot = dict(zip(self.site_of_node, inputs, strict=True))
+        # What is made within an operation is needed if that is open: by slots of their own, as a layer's inputs are
+        # counted without it.
+        inner = [site for site in sites if site.option is None and around[site.node]]
+        reading = {site.node: slots_of(site, around[site.node]) for site in inner}
+        self.slot_starts = [reading.get(site.node, start) for site, start in zip(sites, inputs, strict=True)]
         for operation, reader in joint:  # in the order of their columns
             option, behind = sites[operation - 1], sites[reader - 1]
-            self.slot_starts.append(sum(len(units) for units in slot_units))
-            slot = self.slot_starts[-1] + torch.arange(sizes[behind.gate])
-            slot_units.append(firsts[behind.gate] + torch.arange(sizes[behind.gate]))
-            closing.append(torch.stack([slot, torch.full_like(slot, firsts[option.gate] + (option.option or 0))]))
-            closing.append(self._streams(behind, firsts, self.slot_starts[-1]))
+            chosen = [firsts[option.gate] + (option.option or 0), *around[option.node], *around[behind.node]]
+            self.slot_starts.append(slots_of(behind, chosen))
         self.slot_unit = torch.cat(slot_units)
         self.slot_layer = torch.full((len(self.slot_unit),), -1)
-        self.first_slot = dict(zip(self.site_of_node, self.slot_starts, strict=False))
-        starts = zip(sites, self.slot_starts, strict=False)
-        closing += [self._streams(site, firsts, start) for site, start in starts]
         self.entries = [torch.stack([torch.arange(len(self.slot_unit)), self.slot_unit]), *closing]
-        self.entries += [self._groups_behind(site, firsts) for site in sites]
+        self.entries += [self._groups_behind(site, firsts, self.first_slot[site.node]) for site in sites]
+        self.entries += [self._groups_behind(site, firsts, reading[site.node]) for site in inner]
         self.layers: list[_Layer] = []
         self.outputs = 0
         self.always: list[Tensor] = []
@@ -203,7 +256,7 @@ class _Surrogate:
         obeys = units >= 0
         return torch.stack([slot + site.unit_of_channel[obeys], units[obeys]])
 
-    def _groups_behind(self, site: Site, firsts: dict[str, int]) -> Tensor:
+    def _groups_behind(self, site: Site, firsts: dict[str, int], first: int) -> Tensor:
         """(slot, unit) entries of channels that a gated group makes: they are alive only if that group is open too."""
         op, found = self.graph.ops[site.node], [torch.empty(2, 0, dtype=torch.long)]
         if isinstance(op, Dense) and op.groups == 1 and op.values[0].block == 1:
@@ -212,7 +265,7 @@ class _Surrogate:
                 if gated is not None and isinstance(origin, Dense) and origin.groups > 1:
                     channel = torch.arange(run.channels)
                     group = channel // (run.channels // origin.groups)
-                    slot = self.first_slot[site.node] + run.start + channel
+                    slot = first + run.start + channel
                     found.append(torch.stack([slot, firsts[gated.gate] + group]))
         return torch.cat(found, 1)
 
