@@ -192,7 +192,8 @@ def test_a_later_layer_wins_over_what_it_cannot_stand_beside() -> None:
     [
         ("budget", 12, "12"), ("max_macs", 2_000, "2000"), ("seed", np.int64(3), 3), ("lr", np.float64(2), 2.0),
         ("lr", 1, 1.0), ("weights", Path("w.safetensors"), "w.safetensors"), ("exclude", "stem*, fc", ("stem*", "fc")),
-        ("exclude", ["stem*"], ("stem*",)), ("baseline", "full", ("full",)), ("data", Path("a/b"), "a/b"),
+        ("exclude", ["stem*"], ("stem*",)), ("baseline", "full", ("full",)), ("model", np.array(["a"])[0], "a"),
+        ("data", Path("a/b"), "a/b"),
     ],
 )  # fmt: skip
 def test_python_code_may_write_what_means_the_same(name: str, value: object, expected: object) -> None:
@@ -203,9 +204,11 @@ def test_python_code_may_write_what_means_the_same(name: str, value: object, exp
 
 
 def test_milestones_as_whole_numbers_are_those_of_the_file() -> None:
-    milestones: Any = [30, 60]
-    found = RunConfig(model="m", data="d", out="o", schedule="multistep", milestones=milestones)
-    assert make_config(parse_settings(format_settings(found), subject="x")) == found
+    lists: list[Any] = [[30, 60], np.array([30, 60]), np.array([30.0, 60.0])]
+    for milestones in lists:
+        found = RunConfig(model="m", data="d", out="o", schedule="multistep", milestones=milestones)
+        assert found.milestones == (30.0, 60.0)
+        assert make_config(parse_settings(format_settings(found), subject="x")) == found
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import types
 import typing
 from collections.abc import Sequence
 
+import numpy as np
+
 _PLAIN_TYPES: dict[object, str] = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -20,8 +22,8 @@ def strict(value: object, hint: object) -> object | None:
 def lenient(value: object, hint: object) -> object | None:
     """As :func:`strict`, of what Python code may write for it.
 
-    NumPy's numbers are numbers, paths are strings, so are numbers where the command line reads text (``budget=12``),
-    and a string is a list of the parts between its commas.
+    NumPy's numbers and arrays are numbers and lists, paths are strings, so are numbers where the command line reads
+    text (``budget=12``), and a string is a list of the parts between its commas where those are strings.
     """
     for kind in _alternatives(hint):
         found = _as_kind(_plain(value, kind), kind)
@@ -40,8 +42,11 @@ def _plain(value: object, kind: object) -> object:
     if typing.get_origin(kind) is tuple:
         member = typing.get_args(kind)[0]
         if isinstance(value, str):
-            return [part.strip() for part in value.split(",") if part.strip()]
-        return [_plain(item, member) for item in value] if isinstance(value, Sequence) else value
+            parts = [part.strip() for part in value.split(",") if part.strip()]
+            return value if member is float else parts
+        return [_plain(item, member) for item in value] if isinstance(value, Sequence | np.ndarray) else value
+    if isinstance(value, str):
+        return str(value)
     if isinstance(value, os.PathLike):
         return os.fsdecode(value)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):

@@ -89,6 +89,14 @@ def test_what_everything_open_costs_is_met_but_for_a_thousandth():
     assert found.logits.abs().max() < 1e4
 
 
+def test_targets_are_met_where_gates_decide_about_little():
+    cost = lambda logits: 0.9995 + linear_cost(torch.full((2,), 0.00025))(logits)  # noqa: E731
+    logits = torch.zeros(2, dtype=torch.float64)
+    for target in (0.9996, 0.9999):
+        assert retarget(logits, cost_slopes(cost, logits), cost, target).cost == pytest.approx(target, abs=1e-9)
+    assert retarget(logits, cost_slopes(cost, logits), cost, 1.0).cost == pytest.approx(1 - 0.5e-6, abs=1e-9)
+
+
 def test_costs_out_of_reach_are_refused():
     weights = torch.ones(5) / 10
     cost = lambda logits: 0.5 + linear_cost(weights)(logits)  # noqa: E731

@@ -250,3 +250,18 @@ def test_an_input_may_be_called_as_the_masks_are() -> None:
     architecture = gated.sample()
     with torch.no_grad(), gated.fixed(architecture):
         torch.testing.assert_close(gated(*inputs), extract(gated, architecture)(*inputs))
+
+
+def test_values_without_a_batch_axis_of_their_own_are_traced() -> None:
+    """Flattened altogether, or squeezed: with one example a value has other axes than with several."""
+    flat = Network(
+        lambda net, x: net.b(net.a(x).mean((2, 3)).reshape(-1).reshape(-1, 4)), a=nn.Conv2d(3, 4, 1), b=nn.Linear(4, 2)
+    )
+    squeezed = Network(
+        lambda net, x: net.b(F.adaptive_avg_pool2d(net.a(x), 1).squeeze()), a=nn.Conv2d(3, 4, 1), b=nn.Linear(4, 2)
+    )
+    for net in (flat, squeezed):
+        gated = supernet(net, X, gate_inputs=True)
+        shapes = [gated.graph.example_shape(name) for name in gated.graph.ops if name in ("squeeze", "reshape_1", "b")]
+        assert all(shape[0] == 1 and len(shape) == 2 for shape in shapes)
+        assert gated.count(gated.open()).macs == 3 * 4 * 64 + 4 * 2

@@ -68,7 +68,8 @@ def retarget(logits: Tensor, slopes: Tensor, cost: Cost, target: float) -> Retar
         cost: The expected cost.
         target: What it shall be.
 
-    What everything open costs is met but for a thousandth, since there the logits would have no end.
+    What everything open costs is met but for a thousandth of what gates decide about, since there the logits would
+    have no end.
 
     Raises:
         InputError: No shift meets the target: what cannot be closed costs more, or everything open costs less.
@@ -79,13 +80,13 @@ def retarget(logits: Tensor, slopes: Tensor, cost: Cost, target: float) -> Retar
         return float(cost(logits - shift * slopes))
 
     unit = 1.0 / max(float(slopes.max()), 1e-12)
-    most = at(-_FAR * unit)
-    if (1 - _SHORT) * most < target <= most * (1 + 1e-6):
-        target = (1 - _SHORT) * most
-    low, high = _bracket(at, target, unit)
+    least, most = at(_FAR * unit), at(-_FAR * unit)
+    end = most - _SHORT * (most - least)
+    aim = min(target, end) if target <= most * (1 + 1e-6) else target
+    low, high = _bracket(at, aim, unit)
     for _ in range(_HALVINGS):  # cost falls with the shift
         middle = 0.5 * (low + high)
-        low, high = (low, middle) if at(middle) <= target else (middle, high)
+        low, high = (low, middle) if at(middle) <= aim else (middle, high)
     return Retargeted(logits - high * slopes, high, at(high))
 
 

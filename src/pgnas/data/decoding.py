@@ -74,7 +74,11 @@ def decode_images(
     require_readable(root, len(found.good))
     (width, height), note = found.target_size(image_size)
     channels = found.channels
-    require_memory(f"folder {shown(root)}", (len(paths), channels, height, width))
+    remedy = (
+        "use a smaller --image-size, fewer images or folder:PATH:stream=on; a run that was begun with its images in "
+        "memory goes on where there is as much, or in fewer processes"
+    )
+    require_memory(f"folder {shown(root)}", (len(paths), channels, height, width), remedy=remedy)
     pixels = np.empty((len(paths), channels, height, width), dtype=np.uint8)
 
     def decode(i: int) -> str | None:

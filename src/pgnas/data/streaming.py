@@ -36,12 +36,14 @@ class StreamedSplit(Examples):
         examples: (N,) int64, which of the examples of ``files`` these are.
         labels: (N,) int64, in 0..number of classes - 1.
         often: Read so often that it is worth memory, as far as there is enough.
+        known: The examples decoded, if they have been already.
     """
 
     files: Files
     examples: Tensor
     labels: Tensor
     often: bool = False
+    known: Split | None = field(default=None, repr=False)
     _wider: dict[int, StreamedSplit] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -64,13 +66,16 @@ class StreamedSplit(Examples):
             return replace(self, often=True)
         plan = self._all()
         fetched = fetched_in_order(Fetch(self.files, None, plan.fill), _Wanted(self.examples, plan), None, pin=False)
-        kept = []
-        for step, (_, readable, broken) in zip(plan.steps, fetched, strict=True):
+        fits, kept, decoded = self._fits(), list[Tensor](), list[Tensor]()
+        for step, (images, readable, broken) in zip(plan.steps, fetched, strict=True):
             self._judge(broken)
             kept.append(step.indices[readable])
+            if fits:
+                decoded.append(images)
         sound = torch.cat(kept)
-        files = replace(self.files, skip_broken=False)
-        return StreamedSplit(files, self.examples[sound], self.labels[sound], often=True)
+        labels, files = self.labels[sound], replace(self.files, skip_broken=False)
+        made = Split(torch.cat(decoded), labels) if fits else None
+        return StreamedSplit(files, self.examples[sound], labels, often=True, known=made)
 
     def head(self, count: int) -> Tensor:
         """The first ``count`` examples as for evaluation, (count, C, [T,] H, W) uint8.
@@ -130,10 +135,13 @@ class StreamedSplit(Examples):
 
     @cached_property
     def _decoded(self) -> Split | None:
-        if not fits_in_memory((len(self), *self.shape), share=_KEPT_SHARE):
-            return None
+        if self.known is not None or not self._fits():
+            return self.known
         parts = list(replace(self, often=False).read(self._all()))
         return Split(torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts]))
+
+    def _fits(self) -> bool:
+        return fits_in_memory((len(self), *self.shape), share=_KEPT_SHARE)
 
     def _all(self) -> Pass:
         steps = [Step(i, part, len(part)) for i, part in enumerate(torch.split(torch.arange(len(self)), 64))]

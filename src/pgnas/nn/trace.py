@@ -245,7 +245,10 @@ def _note_macs(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
     """Note each value's shape and the multiply-adds behind it for one example, wherever its axis is."""
     try:
         one = _observe(module, tuple(x[:1] for x in inputs))
-    except Exception:  # the network is made for batches of this size
+        alike = all(_is_of_one(node, one.shapes.get(node.name)) for node in module.graph.nodes)
+    except Exception:
+        alike = False
+    if not alike:  # the network is made for batches of more
         one, size = _observe(module, inputs), len(inputs[0])
         for node in module.graph.nodes:
             if node.meta.get("is_batched"):
@@ -255,6 +258,15 @@ def _note_macs(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
     for node in module.graph.nodes:
         node.meta["macs"] = one.macs[node.name]
         node.meta["example_shape"] = one.shapes.get(node.name, ())
+
+
+def _is_of_one(node: fx.Node, shape: tuple[int, ...] | None) -> bool:
+    """Whether a value of one example has the axes of the whole example's, and those that do not grow as long."""
+    whole: tuple[int, ...] | None = node.meta.get("shape")
+    if whole is None or shape is None:
+        return whole is None
+    grown = node.meta.get("batch_axes", ())
+    return len(shape) == len(whole) and all(shape[a] == whole[a] or a in grown for a in range(len(whole)))
 
 
 def _note_rows(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
@@ -280,9 +292,9 @@ def _note_rows(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
     before, after = (recorder.kept for recorder in recorders)
     for node in module.graph.nodes:
         if node.name in before:
-            changed = (before[node.name] != after[node.name]).flatten(1).any(1)
-            rows = len(changed) // len(more[0])
-            node.meta["rows_mixed"] = bool(changed[: len(changed) - rows].any())
+            rows = len(before[node.name]) // len(more[0])
+            first, then = (kept[node.name][: len(kept[node.name]) - rows] for kept in (before, after))
+            node.meta["rows_mixed"] = not torch.equal(first.nan_to_num(), then.nan_to_num())
 
 
 def _observe(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> _Recorder:

@@ -35,7 +35,7 @@ def evaluate(
     require_samples(samples)
     processes, progress = join(), progress or SilentReporter()
     others, data = _others(path, ood, processes) if ood else ({}, None)
-    pipeline.run_stage(path, "evaluate", progress=progress)
+    pipeline.run_stage(path, "evaluate", progress=progress, data=data)
     with SharedFolder.share(processes, lambda: RunFolder.open(path)) as folder:
         context = Context(folder, progress, data=data, processes=processes)
         result = read_result(folder)

@@ -114,7 +114,7 @@ def hold_finals(
         paid = f"{len(finalists)} of them" if len(finalists) > 1 else "no finals"
         run.progress.note(f"finals of {wanted} candidates would take too much of the budget, which pays for {paid}")
     if len(finalists) == 1:
-        return best_first[0], {"finalists": 0, "finalists_spent": 0.0}
+        return best_first[0], {}
     left, spent = halve(run, store, finalists, epochs=config.finalist_epochs, lr=LR_SHARE * config.lr)
     facts: dict[str, Any] = {"finalists": len(finalists), "finalists_spent": spent}
     if len(left) > 1:

@@ -86,8 +86,16 @@ def run(
         return load_result(folder, context)
 
 
-def run_stage(path: str | Path, name: str, *, progress: Progress | None = None) -> RunResult:
+def run_stage(
+    path: str | Path, name: str, *, progress: Progress | None = None, data: DataSet | None = None
+) -> RunResult:
     """Do one stage of a run begun earlier.
+
+    Args:
+        path: The run folder.
+        name: The stage.
+        progress: Where to report; nowhere by default.
+        data: The run's data, if they have been read already.
 
     Raises:
         RunFolderError: There is no run, or an earlier stage has not been done.
@@ -97,7 +105,7 @@ def run_stage(path: str | Path, name: str, *, progress: Progress | None = None) 
     with SharedFolder.share(processes, lambda: RunFolder.open(path)) as folder:
         for earlier in list(STAGES)[: list(STAGES).index(name)]:
             folder.require_stage(earlier)
-        context = Context(folder, progress or SilentReporter(), processes=processes)
+        context = Context(folder, progress or SilentReporter(), data=data, processes=processes)
         if not folder.stage_done(name):
             _check(context, name)
         do_stage(context, name, STAGES[name], of_the_first=name in OF_THE_FIRST)
