@@ -68,10 +68,10 @@ def _operations_within(graph: ChannelGraph, sites: Sequence[Site]) -> dict[str, 
             if users[name] and users[name] <= found:
                 found.add(name)
         made: set[str] = set()
-        for name in graph.ops if len(found) > 1 else ():
+        for name in filter(found.__contains__, graph.ops if len(found) > 1 else ()):
             op = graph.ops[name]
             is_layer = not passes_channels(op) or graph.macs(name) or graph.own_parameters(name)
-            if name in found and (is_layer or not made.isdisjoint(op.inputs)):
+            if is_layer or not made.isdisjoint(op.inputs):
                 made.add(name)
         inside.append((site, made - {site.node}))
     inside.sort(key=lambda entry: len(entry[1]))
