@@ -21,6 +21,8 @@ from pgnas.config import RunConfig
 from pgnas.errors import ConfigError, DataError, FileError, RunFolderError
 from pgnas.run_folder import RunFolder
 from pgnas.stages import context, run
+from pgnas.stages.evaluating import evaluate
+from pgnas.stages.finetuning import FinetuneSettings, finetune
 
 SMALL = {"model": "multibranch-resnet:width=4,stages=1,blocks=1", "data": "digits", "batch_size": 64, "candidates": 3}
 
@@ -119,10 +121,12 @@ def test_a_run_on_objects_predicts_when_they_are_handed_in_again(images, tmp_pat
     result = pgnas.run(
         model=network, data="digits", out=tmp_path / "run", epochs=1, candidates=2, device="cpu", decide_at="never",
     )  # fmt: skip
-    with pytest.raises(RunFolderError, match=r"hand it in again: .*model="):
+    with pytest.raises(RunFolderError, match=r"hand it in again from Python: .*model="):
         pgnas.predict(result, images)
     found = pgnas.predict(result, images, samples=3, model=network)
     assert set(found.sources) == {"found", "ensemble"}
+    assert evaluate(result.path, samples=2, model=network)["uncertainty"]["samples"] == 2
+    assert finetune(result.path, FinetuneSettings(epochs=1), model=network)["finetuned"]["epochs"] == 1
     assert all(torch.equal(value, network.state_dict()[name]) for name, value in before.items())
 
 

@@ -128,7 +128,7 @@ class Context:
             raise RunFolderError(
                 str(self.folder.path),
                 "was run from Python on a network object",
-                remedy="hand it in again: pgnas.run and pgnas.predict take it as model=...",
+                remedy="hand it in again from Python: run, predict, front, evaluate and finetune take model=...",
             )
         else:
             with self.processes.together():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+
+from torch import nn
 
 from pgnas.data import DataSet
 from pgnas.processes import Processes, join
@@ -19,7 +22,13 @@ from pgnas.stages.store import FolderStore
 
 
 def evaluate(
-    path: str | Path, *, samples: int = SAMPLES, ood: Sequence[str] = (), progress: Progress | None = None
+    path: str | Path,
+    *,
+    samples: int = SAMPLES,
+    ood: Sequence[str] = (),
+    progress: Progress | None = None,
+    model: nn.Module | None = None,
+    data: DataSet | None = None,
 ) -> RunResult:
     """Do the stage ``evaluate`` unless it is done, and add what is asked for to ``result.json``.
 
@@ -28,16 +37,21 @@ def evaluate(
         samples: Networks drawn from the posterior for the ensemble.
         ood: Other data, each as ``--data`` takes them: how well uncertainty tells their test splits from the run's.
         progress: Where to report; nowhere by default.
+        model: The network, if the run was handed one as an object.
+        data: The data, if the run was handed them as an object.
 
     Raises:
         InputError: There is no run, an earlier stage has not been done, or the other data cannot be used.
     """
     require_samples(samples)
     processes, progress = join(), progress or SilentReporter()
-    others, data = _others(path, ood, processes) if ood else ({}, None)
-    pipeline.run_stage(path, "evaluate", progress=progress, data=data)
+    model = None if model is None else copy.deepcopy(model)
+    others = dict[str, OtherData]()
+    if ood:
+        others, data = _others(path, ood, processes, model, data)
+    pipeline.run_stage(path, "evaluate", progress=progress, model=model, data=data)
     with SharedFolder.share(processes, lambda: RunFolder.open(path)) as folder:
-        context = Context(folder, progress, data=data, processes=processes)
+        context = Context(folder, progress, model=model, data=data, processes=processes)
         result = read_result(folder)
         before = result.get("uncertainty")
         if not before or before["samples"] != samples:
@@ -57,12 +71,12 @@ def evaluate(
 
 
 def _others(
-    path: str | Path, specs: Sequence[str], processes: Processes
+    path: str | Path, specs: Sequence[str], processes: Processes, model: nn.Module | None, data: DataSet | None
 ) -> tuple[dict[str, OtherData], DataSet | None]:
     """The other data, which are looked at before any work is done, and the run's own."""
     with SharedFolder.share(processes, lambda: RunFolder.open(path, writer=False)) as folder:
         folder.require_stage("export")
-        context = Context(folder, SilentReporter(), processes=processes)
+        context = Context(folder, SilentReporter(), model=model, data=data, processes=processes)
         context.network_preprocessing  # noqa: B018  (reads the folder, which the processes do one after the other)
         with processes.together():
             return {spec: other_data(context, spec) for spec in specs}, context.data

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import shlex
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from pgnas.data import DataSet
 from pgnas.errors import ConfigError, InputError, RunFolderError
 from pgnas.processes import join
 from pgnas.progress import Progress, SilentReporter
@@ -57,7 +61,13 @@ class FinetuneSettings:
 
 
 def finetune(
-    path: str | Path, settings: FinetuneSettings, *, out: str | Path | None = None, progress: Progress | None = None
+    path: str | Path,
+    settings: FinetuneSettings,
+    *,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+    model: nn.Module | None = None,
+    data: DataSet | None = None,
 ) -> RunResult:
     """Train the found network of a finished run further, and export, evaluate and report it; resumed if begun.
 
@@ -69,6 +79,8 @@ def finetune(
         settings: How.
         out: Work in a copy of the run folder, made here; ``None``: in the run folder itself.
         progress: Where to report; nowhere by default.
+        model: The network, if the run was handed one as an object.
+        data: The data, if the run was handed them as an object.
 
     Raises:
         RunFolderError: The run is not finished, has nothing to train, or was fine-tuned with other settings.
@@ -79,7 +91,8 @@ def finetune(
         copied = processes.from_first(lambda: _copy(source, Path(out)))
         source = Path(out)
     with SharedFolder.share(processes, lambda: RunFolder.open(source)) as folder:
-        context = Context(folder, progress or SilentReporter(), processes=processes)
+        own = None if model is None else copy.deepcopy(model)
+        context = Context(folder, progress or SilentReporter(), model=own, data=data, processes=processes)
         try:
             _check(context)
         except InputError:

@@ -87,7 +87,12 @@ def run(
 
 
 def run_stage(
-    path: str | Path, name: str, *, progress: Progress | None = None, data: DataSet | None = None
+    path: str | Path,
+    name: str,
+    *,
+    progress: Progress | None = None,
+    model: nn.Module | None = None,
+    data: DataSet | None = None,
 ) -> RunResult:
     """Do one stage of a run begun earlier.
 
@@ -95,7 +100,8 @@ def run_stage(
         path: The run folder.
         name: The stage.
         progress: Where to report; nowhere by default.
-        data: The run's data, if they have been read already.
+        model: The network, if the run was handed one as an object; the stage may change it.
+        data: The run's data, if they have been read already, or were handed in.
 
     Raises:
         RunFolderError: There is no run, or an earlier stage has not been done.
@@ -105,7 +111,7 @@ def run_stage(
     with SharedFolder.share(processes, lambda: RunFolder.open(path)) as folder:
         for earlier in list(STAGES)[: list(STAGES).index(name)]:
             folder.require_stage(earlier)
-        context = Context(folder, progress or SilentReporter(), data=data, processes=processes)
+        context = Context(folder, progress or SilentReporter(), model=model, data=data, processes=processes)
         if not folder.stage_done(name):
             _check(context, name)
         do_stage(context, name, STAGES[name], of_the_first=name in OF_THE_FIRST)
