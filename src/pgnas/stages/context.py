@@ -106,6 +106,8 @@ class Context:
             )
         facts = {"cropped": evaluates_a_crop(data.test), "streamed": isinstance(data.train, StreamedSplit)}
         self._note_once("data", data.fingerprint, **facts)
+        halves = f"{len(data.select)} and {len(data.estimate)}"  # of which broken ones may have been left out
+        self.processes.require_same("the number of validation images", halves)
         for note in data.notes:
             self.progress.note(f"data: {note}")
         self._data_notes = data.notes
