@@ -297,7 +297,7 @@ def test_a_posterior_is_moved_to_another_cost(granularity: Granularity) -> None:
         found = gated.retarget_("macs", target)
         assert float(gated.expected_cost("macs").detach()) == pytest.approx(target, abs=1e-3)
         assert found.cost == pytest.approx(target, abs=1e-3)
-    assert gated.retarget_("macs", 1.0).cost == pytest.approx(0.999, abs=1e-5)
+    assert 0.999 <= gated.retarget_("macs", 1.0).cost < 1
 
 
 def test_what_was_closed_for_good_stays_closed_at_any_cost(gated: Supernet) -> None:
