@@ -27,9 +27,7 @@ def functionalize(module: fx.GraphModule) -> None:
     in_place = [node for node in module.graph.nodes if _is_in_place(module, node)]  # a layer may be called twice
     for node in in_place:
         changed = node.args[0] if node.args else None
-        if (
-            not isinstance(changed, fx.Node) or changed.op == "get_attr"
-        ):  # state that lasts beyond a pass stays as it is
+        if not isinstance(changed, fx.Node) or changed.op == "get_attr":  # state that outlasts a pass stays as it is
             continue
         # Whoever reads the value after it was changed reads the changed one.
         for user in list(changed.users):

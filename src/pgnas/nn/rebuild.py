@@ -206,11 +206,8 @@ class Builder:
         for zero, other, read, rest in ((0, 1, reads[0], reads[1]), (1, 0, reads[1], reads[0])):
             name = op.inputs[zero]
             is_constant = not self._plan.computed[name].any()
-            rest_of, batched = op.inputs[other], self._graph.is_batched
-            same_shape = self._graph.shape(rest_of) == self._graph.shape(op.name) and batched(rest_of) == batched(
-                op.name
-            )
-            if is_constant and same_shape and not self._constant(name, read).any():
+            given, made = ((self._graph.shape(x), self._graph.is_batched(x)) for x in (op.inputs[other], op.name))
+            if is_constant and given == made and not self._constant(name, read).any():
                 return self.fetch(op.inputs[other], rest)
         return None
 
