@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from dataclasses import replace
@@ -124,7 +125,7 @@ class Context:
         """The full network with its starting weights."""
         shape = self.data.preprocessing
         if self._model is not None:
-            built = BuiltModel(self._model, shape.channels)
+            built = BuiltModel(copy.deepcopy(self._model), shape.channels)  # what is handed in is never changed
             require_outputs(self._model, shape.shape, len(self.data.class_names))
         elif self.config.model.startswith(HANDED_IN):
             raise RunFolderError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +44,6 @@ def evaluate(
     """
     require_samples(samples)
     processes, progress = join(), progress or SilentReporter()
-    model = None if model is None else copy.deepcopy(model)
     others = dict[str, OtherData]()
     if ood:
         others, data = _others(path, ood, processes, model, data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shlex
 import shutil
 from dataclasses import asdict, dataclass
@@ -91,8 +90,7 @@ def finetune(
         copied = processes.from_first(lambda: _copy(source, Path(out)))
         source = Path(out)
     with SharedFolder.share(processes, lambda: RunFolder.open(source)) as folder:
-        own = None if model is None else copy.deepcopy(model)
-        context = Context(folder, progress or SilentReporter(), model=own, data=data, processes=processes)
+        context = Context(folder, progress or SilentReporter(), model=model, data=data, processes=processes)
         try:
             _check(context)
         except InputError:

@@ -10,7 +10,6 @@ goes on where it was.
 
 from __future__ import annotations
 
-import copy
 import csv
 import io
 from collections.abc import Mapping, Sequence
@@ -92,8 +91,7 @@ def front(
     processes, progress = join(), progress or SilentReporter()
     with SharedFolder.share(processes, lambda: RunFolder.open(path)) as folder:
         folder.require_stage("search")
-        own = None if model is None else copy.deepcopy(model)
-        run = Context(folder, progress, model=own, data=data, processes=processes)
+        run = Context(folder, progress, model=model, data=data, processes=processes)
         targets = dict(reversed(targets_of(run, settings).items()))  # from the largest to the smallest
         paths = {cap: point_path(run, settings, cap) for cap in targets}
         require_same_company(run, paths)

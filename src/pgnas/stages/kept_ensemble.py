@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -72,7 +71,7 @@ def _make(path: Path, samples: int, progress: Progress, model: nn.Module | None,
         if not folder.stage_done("sample"):
             remedy = f"run pgnas sample {path} first"
             raise RunFolderError(str(path), "must have its candidates ranked", value="not yet", remedy=remedy)
-        run = Context(folder, progress, model=None if model is None else copy.deepcopy(model), data=data)
+        run = Context(folder, progress, model=model, data=data)
         progress.stage("ensemble")
         draws = draw_architectures(run.posterior, samples, seed=run.config.seed)
         wanted = {architecture.digest: architecture for architecture in draws}

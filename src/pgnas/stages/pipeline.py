@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import os
 from collections.abc import Callable
@@ -100,7 +99,7 @@ def run_stage(
         path: The run folder.
         name: The stage.
         progress: Where to report; nowhere by default.
-        model: The network, if the run was handed one as an object; the stage may change it.
+        model: The network, if the run was handed one as an object.
         data: The run's data, if they have been read already, or were handed in.
 
     Raises:
@@ -139,7 +138,7 @@ def run_values(
         InputError: Something handed in breaks a rule.
         RunError: The run went wrong; what was saved stays.
     """
-    network = copy.deepcopy(model) if isinstance(model, nn.Module) else None
+    network = model if isinstance(model, nn.Module) else None
     data_set = data if isinstance(data, DataSet) else None
     digest = "" if network is None else state_digest(network)
     model_name = model if isinstance(model, str) else f"{HANDED_IN}{type(model).__name__}:{digest}"
