@@ -66,7 +66,7 @@ def test_a_run_that_raced_its_candidates_has_a_front_that_scores_all_of_its_few(
     result = front(out, FrontSettings(caps=("40%",), epochs=2, start="larger-search"))
     (point,) = result.points
     settings = tomllib.loads((out / point["folder"] / "config.toml").read_text())
-    assert (settings["candidates"], settings.get("ranking", "exhaustive")) == (16, "exhaustive")
+    assert (settings["candidates"], settings.get("ranking", "exhaustive")) == (4, "exhaustive")
     assert point["macs"] > 0
 
 

@@ -206,7 +206,7 @@ def front(
         cost: What is capped: multiply-adds or parameters.
         start: What each begins with: the next larger network, trained (the first: the run's), that one's search (the
             first: the run's), or the run's search; joint: that one's search, in a third of the epochs, and
-            then all are trained together with shared weights, and last each alone for a few epochs.
+            then all are trained together with shared weights.
     """
     with reporter() as progress:
         from pgnas.stages.front import front as make_front

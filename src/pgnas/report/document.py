@@ -133,9 +133,7 @@ def _details(result: Mapping[str, Any]) -> list[str]:
     if isinstance(caps, list | tuple) and caps:
         *others, last = map(str, caps)
         named = f"{', '.join(others)} and {last}" if others else last
-        sentences.append(
-            f"Before it was trained alone, the networks for {named} were trained together with shared weights."
-        )
+        sentences.append(f"The networks for {named} were trained together with shared weights.")
     return [*sentences, *about_the_choice(section(result, "choice"))]
 
 

@@ -4,8 +4,8 @@ Every point is a run folder of its own in the run's ``front/``, made from the la
 network of the point before, or of the run itself: its weights, and the posterior over the units that it keeps. That is
 searched on under the lower cap, for half of what a point may cost; then the point is ranked, extracted, trained,
 exported and evaluated. Where a posterior meets a cap already, or too few steps remain to get there, it is re-targeted
-instead. The points may also be trained together, once all are extracted, before each is trained alone. A killed front
-goes on where it was.
+instead. The points may also be trained together, once all are extracted, instead of each alone. A killed front goes on
+where it was.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from pgnas.stages.searching import describe_supernet
 from pgnas.stages.shedding import affordable
 from pgnas.supernets import load_state
 
-MOST_CANDIDATES = 16
+MOST_CANDIDATES = 4
 """Candidates of a point whose posterior was searched on: few of its gates are undecided, and ranking costs training.
 
 Nor has a point more that is trained together with others.
@@ -80,10 +80,8 @@ class Descent:
             config = _searched_on(run, settings, cap)
             _begin(run, config, start, settings, None)
         else:
-            epochs, lr = affordable(settings.epochs, min(1.0, target)), settings.first_lr
-            if settings.is_joint:
-                epochs, lr = settings.alone(target)
-            config = _retargeted(run, settings, cap, epochs, lr)
+            epochs = 0 if settings.is_joint else affordable(settings.epochs, min(1.0, target))
+            config = _retargeted(run, settings, cap, epochs)
             _begin(run, config, start, settings, lambda: _meeting(start, settings, target, narrowed=is_narrowed))
         return config
 
@@ -197,8 +195,8 @@ def _searched_on(run: Context, settings: FrontSettings, cap: str) -> RunConfig:
     )  # fmt: skip
 
 
-def _retargeted(run: Context, settings: FrontSettings, cap: str, more: int, lr: float) -> RunConfig:
-    """Of a point whose posterior is re-targeted: it has so many more epochs than the search had, from this rate on."""
+def _retargeted(run: Context, settings: FrontSettings, cap: str, more: int) -> RunConfig:
+    """Of a point whose posterior is re-targeted: it has so many more epochs of its own than the search had."""
     searched = int(str(run.folder.stage_facts("search")["epochs"]))
     epochs = searched + more
     begun = cosine_schedule(1.0, epochs * run.steps_an_epoch).at(searched * run.steps_an_epoch)
@@ -206,8 +204,8 @@ def _retargeted(run: Context, settings: FrontSettings, cap: str, more: int, lr: 
         run, settings, cap,
         epochs=epochs,
         # The end of this cosine is what is used. Its peak has a bound; less is then asked of very few, late epochs.
-        lr=run.config.lr if settings.epochs == 0 else min(MOST_LR, lr / begun),
-        decide_at="never" if settings.epochs == 0 else f"{100 * searched / epochs:.8f}%",
+        lr=run.config.lr if more == 0 else min(MOST_LR, settings.first_lr / begun),
+        decide_at="never" if more == 0 else f"{100 * searched / epochs:.8f}%",
         budget=None,
         **(_few(run) if settings.is_joint else {}),
         shed="off",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -15,8 +14,6 @@ JOINT_SEARCH_SHARE = 1 / 3
 """The same where the points are trained together."""
 LR, JOINT_LR = 0.03, 0.1
 """Learning rate at the beginning; where the points are trained together it has longer to fall."""
-ALONE_SHARE = 1 / 6
-"""Of a point's epochs this share is for training it alone, after all were trained together; one pass at least."""
 Cost = Literal["macs", "params"]
 Start = Literal["larger", "larger-search", "search", "joint"]
 
@@ -87,14 +84,3 @@ class FrontSettings:
     def is_joint(self) -> bool:
         """Whether the points are trained together."""
         return self.start == "joint"
-
-    def alone(self, cost: float) -> tuple[int, float]:
-        """Passes over the data in which a point is trained alone at last, and the learning rate from there.
-
-        Args:
-            cost: What a pass of it costs, as a share of one of the full network; where that is not known yet, its cap.
-        """
-        cost = min(1.0, cost)
-        epochs = max(1, int(ALONE_SHARE * self.epochs / cost))
-        share = min(1.0, epochs * cost / max(1, self.epochs))
-        return epochs, 0.5 * self.first_lr * (1 - math.cos(math.pi * share))

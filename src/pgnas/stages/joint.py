@@ -29,7 +29,7 @@ from pgnas.stages.epochs import run_epochs
 from pgnas.stages.front_settings import FrontSettings
 from pgnas.stages.phases import NetworkPhase, momentum_of, set_momentum
 from pgnas.stages.schedule import CosineSchedule, Schedule
-from pgnas.stages.searching import JOINT_NAME, extracted_network, spent, spent_together
+from pgnas.stages.searching import JOINT_NAME, extracted_network, spent_finding
 from pgnas.stages.shedding import affordable
 from pgnas.stages.store import FolderStore
 from pgnas.stages.training import Phase
@@ -206,7 +206,7 @@ def train_together(
 ) -> None:
     """Train the networks of several points together, unless that is done; each point's next stage begins with its own.
 
-    It may cost what all of them have left, but for the epochs in which each is then trained alone.
+    It may cost what all of them have left. What is left of that, less than a pass, may train some of them alone.
 
     Args:
         run: The run whose search they share.
@@ -218,7 +218,7 @@ def train_together(
         points = {cap: stack.enter_context(opened(run, path, model)) for cap, path in paths.items()}
         if all(point.folder.stage_done(STAGE) for point in points.values()):
             return
-        left = {cap: max(0.0, _left(point, settings)) for cap, point in points.items()}
+        left = {cap: _left(point, settings) for cap, point in points.items()}
         mean = _mean_cost(points.values())
         stop = affordable(sum(left.values()), mean)
         if stop == 0:
@@ -251,14 +251,13 @@ def _mean_cost(points: Collection[Context]) -> float:
 
 def _left(point: Context, settings: FrontSettings) -> float:
     """Of a point's epochs those in which it may be trained together with others, in epochs of the full network."""
-    cost = point.recipe.cost(point.found)
-    if point.config.budget is None:  # re-targeted: its search is the run's, and what it is trained alone is settled
-        return settings.epochs - (point.epochs - int(str(point.folder.stage_facts("search")["epochs"]))) * cost
-    return settings.epochs - (spent(point) - spent_together(point)) - settings.alone(cost)[0] * cost
+    if point.config.budget is None:  # re-targeted: its search is the run's
+        return settings.epochs
+    return max(0.0, settings.epochs - spent_finding(point))
 
 
 def _joint_phase(run: Context, points: Mapping[str, Context], settings: FrontSettings, epochs: int) -> JointPhase:
-    """The phase, whose steps lie in the middle of the points' schedule: after their search, before each is alone."""
+    """The phase, whose steps are the rest of the points' schedule after their search."""
     small = {cap: extracted_network(point) for cap, point in points.items()}
     smallest = points[list(points)[-1]]  # searched on last: its weights are the newest
     device = run.engine.device
@@ -271,7 +270,7 @@ def _joint_phase(run: Context, points: Mapping[str, Context], settings: FrontSet
         Member.of(cap, run.recipe.found_phase(network, {}, compiled=compiled, name=cap), network, weights)
         for cap, network in small.items()
     ]
-    steps = round(settings.epochs * len(points) / _mean_cost(points.values()) * run.steps_an_epoch)
+    steps = round(epochs * run.steps_an_epoch / (1 - settings.search_share))
     return JointPhase(
         members, weights, engine=run.engine, schedule=CosineSchedule(settings.first_lr, steps, 0),
         begin=settings.search_share * steps, seed=run.config.seed, name=name,

@@ -75,10 +75,15 @@ def spent_searching(run: Context) -> float:
 
 def spent(run: Context) -> float:
     """What learning the posterior, ranking and training with others have cost, in epochs of the full network."""
+    return spent_finding(run) + spent_together(run)
+
+
+def spent_finding(run: Context) -> float:
+    """What learning the posterior and ranking have cost, in epochs of the full network."""
     sampled = run.folder.stage_facts("sample")
     finals = float(str(sampled.get("finalists_spent", 0.0)))
     ranking = float(str(sampled.get("ranking_spent", 0.0)))
-    return spent_searching(run) + ranking + finals + spent_together(run)
+    return spent_searching(run) + ranking + finals
 
 
 def spent_together(run: Context) -> float:
