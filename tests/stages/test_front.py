@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import re
+import shlex
 import shutil
 import tomllib
 
@@ -23,7 +25,9 @@ from pgnas.run_folder import RunFolder
 from pgnas.stages import exporting, finishing
 from pgnas.stages.front import front
 from pgnas.stages.front_settings import FrontSettings
+from pgnas.stages.reporting import commands
 from pgnas.stages.schedule import cosine_schedule
+from pgnas.stages.status import status
 from pgnas.supernets import build_model
 
 CAPS = FrontSettings(caps=("60%", "30%"), epochs=1)
@@ -68,6 +72,28 @@ def test_a_run_that_raced_its_candidates_has_a_front_that_scores_all_of_its_few(
     settings = tomllib.loads((out / point["folder"] / "config.toml").read_text())
     assert (settings["candidates"], settings.get("ranking", "exhaustive")) == (4, "exhaustive")
     assert point["macs"] > 0
+
+
+def test_a_point_says_how_its_front_is_made_and_gone_on_with(made, searched, capsys):
+    for point in made.points:
+        folder = searched / point["folder"]
+        with RunFolder.open(folder, writer=False) as opened:
+            first, second = commands(opened)
+        assert first.startswith("pgnas run ")
+        assert f"--out {searched} " in f"{first} "
+        assert second == f"pgnas front {searched} --caps 60%,30% --epochs 1 --cost macs --start larger"
+        report = html.unescape((folder / "report.html").read_text())
+        assert f"{first}\n{second}" in report
+    assert main(shlex.split(second)[1:]) == 0
+    assert "cap 60%" in capsys.readouterr().out
+
+
+def test_the_command_of_an_interrupted_point_is_that_of_its_front(searched, made, tmp_path):
+    point = shutil.copytree(searched / "front" / "macs-30pct", tmp_path / "point")
+    values = json.loads((point / "stages.json").read_text())
+    del values["train"]
+    (point / "stages.json").write_text(json.dumps(values))
+    assert status(point).resume.startswith(f"pgnas front {searched} --caps 60%,30%")
 
 
 def test_every_point_meets_its_cap_and_is_a_run_of_its_own(made, searched):

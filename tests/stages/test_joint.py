@@ -196,7 +196,8 @@ def test_points_are_trained_together_to_the_end(made):
         assert found.keys() == tensors.keys()
         assert all(torch.equal(value, tensors[name]) for name, value in found.items())
         report = (out / point["folder"] / "report.html").read_text()
-        assert "The networks for 60% and 35% were trained together with shared weights" in report
+        shared_for = f"trained together with shared weights in {together[0]['epochs']} epochs, one a step."
+        assert f"The networks for 60% and 35% were {shared_for}" in report
     assert not list((out / "checkpoints").glob("joint*"))
 
 

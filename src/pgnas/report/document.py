@@ -133,7 +133,8 @@ def _details(result: Mapping[str, Any]) -> list[str]:
     if isinstance(caps, list | tuple) and caps:
         *others, last = map(str, caps)
         named = f"{', '.join(others)} and {last}" if others else last
-        sentences.append(f"The networks for {named} were trained together with shared weights.")
+        taken = f" in {count(epochs)} epochs" if (epochs := section(result, "joint").get("epochs")) else ""
+        sentences.append(f"The networks for {named} were trained together with shared weights{taken}, one a step.")
     return [*sentences, *about_the_choice(section(result, "choice"))]
 
 

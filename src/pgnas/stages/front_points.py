@@ -22,6 +22,7 @@ from pgnas.stages.context import START_NAME, Context
 from pgnas.stages.fitting import Fitter
 from pgnas.stages.front_settings import FrontSettings
 from pgnas.stages.phases import LOGIT_BOUND
+from pgnas.stages.reporting import command
 from pgnas.stages.schedule import cosine_schedule
 from pgnas.stages.searching import describe_supernet
 from pgnas.stages.shedding import affordable
@@ -238,7 +239,9 @@ def _begin(
                 _mark_searched(run, point, meeting())
             else:
                 point.save_tensors(START_NAME, start.state_dict())
-            point.mark_done("start", 0.0, start=settings.start)
+            made_by = command(run.config)
+            commands = [] if made_by is None else [made_by, settings.command(run.folder.path)]
+            point.mark_done("start", 0.0, start=settings.start, commands=commands)
         begun = point.stage_facts("start")["start"]
         if begun != settings.start:
             remedy = f"add --start {begun}, or remove that folder"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from pgnas.amounts import Amount
@@ -84,3 +86,9 @@ class FrontSettings:
     def is_joint(self) -> bool:
         """Whether the points are trained together."""
         return self.start == "joint"
+
+    def command(self, path: Path) -> str:
+        """The command that makes this front of the run in a folder."""
+        words = ["pgnas", "front", str(path), "--caps", ",".join(self.wanted), "--epochs", str(self.epochs)]
+        words += [] if self.lr is None else ["--lr", str(self.lr)]
+        return shlex.join([*words, "--cost", self.cost, "--start", self.start])

@@ -35,7 +35,8 @@ def render(folder: RunFolder, result: Mapping[str, Any], *, others: Mapping[str,
         architecture = Architecture.from_json(chosen, subject=str(folder.file("architecture.json")))
         summary |= _what_is_kept(summary, architecture)
     environment = found(folder, "env.json")
-    more = {"settings": folder.config.given(), "environment": environment, "command": command(folder.config)}
+    again = "\n".join(commands(folder)) or None
+    more = {"settings": folder.config.given(), "environment": environment, "command": again}
     return render_report(
         {**result, **more},
         folder.read_metrics(),
@@ -65,6 +66,18 @@ def _what_is_kept(summary: Row, architecture: Architecture) -> dict[str, Any]:
 def found(folder: RunFolder, name: str) -> Any:
     """The value of a JSON file of the run; None if there is none yet."""
     return folder.read_json(name, stage="search") if folder.file(name).exists() else None
+
+
+def commands(folder: RunFolder) -> tuple[str, ...]:
+    """The commands that begin the same run, or of a front's point its run and front; resuming takes the last of them.
+
+    None if the network or the data were handed in as Python objects.
+    """
+    if folder.stage_done("start"):
+        kept: Any = folder.stage_facts("start").get("commands", ())
+        return tuple(map(str, kept))
+    made = command(folder.config)
+    return () if made is None else (made,)
 
 
 def command(config: RunConfig) -> str | None:

@@ -13,7 +13,7 @@ from pgnas.run_folder import RunFolder, is_locked
 from pgnas.stages.finetuning import FINETUNE, tuning_command
 from pgnas.stages.noting import PROGRESS_NAME
 from pgnas.stages.pipeline import STAGES
-from pgnas.stages.reporting import command, found
+from pgnas.stages.reporting import commands, found
 
 State = Literal["running", "interrupted", "finished", "partial"]
 
@@ -61,6 +61,7 @@ def status(path: str | Path) -> Status:
         behind, total, at = (number(noted.get(key)) for key in ("done", "total", "at"))
         amid = stage is not None and not folder.stage_done(stage)
         tuning = amid and stage == FINETUNE
+        again = commands(folder)
         state = _state(() if tuning else done, running=running, amid=amid)
         rows = [row for row in folder.read_metrics() if row.get("stage") in (stage, "search", "train")]
         last = [row for row in rows if row.get("stage") == stage] or rows
@@ -75,7 +76,7 @@ def status(path: str | Path) -> Status:
             seconds_left=number(noted.get("seconds_left")),
             seconds_old=None if at is None else max(0.0, time.time() - at),
             measured={key: value for key, given in measured.items() if (value := number(given)) is not None},
-            resume=None if state == "finished" else tuning_command(folder) if tuning else command(folder.config),
+            resume=None if state == "finished" else tuning_command(folder) if tuning else next(reversed(again), None),
         )
 
 
