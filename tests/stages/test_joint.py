@@ -24,7 +24,7 @@ from pgnas.stages import epochs as epochs_module
 from pgnas.stages.engine import make_engine
 from pgnas.stages.front import front
 from pgnas.stages.front_settings import FrontSettings
-from pgnas.stages.joint import JointPhase, Member
+from pgnas.stages.joint import JointPhase, Member, turns_of
 from pgnas.stages.phases import NetworkPhase
 from pgnas.stages.schedule import CosineSchedule
 
@@ -53,13 +53,15 @@ def network_phase(network, engine, name="train"):
     return NetworkPhase(network, name=name, engine=engine, schedule=SCHEDULE, loss=F.cross_entropy, weight_decay=5e-4)
 
 
-def make_joint(supernet, engine, kept):
+def make_joint(supernet, engine, kept, turns=(1, 1, 1)):
     """A phase over the sub-networks that keep these units."""
     weights = {name: p.detach().clone() for name, p in supernet.body.named_parameters()}
     members = []
     for index, units in enumerate(kept):
         small = extract_small(supernet, supernet.gates.architecture(units))
-        members.append(Member.of(str(index), network_phase(small.module, engine, str(index)), small, weights))
+        members.append(
+            Member.of(str(index), network_phase(small.module, engine, str(index)), small, weights, turns=turns[index])
+        )
     return JointPhase(members, weights, engine=engine, schedule=SCHEDULE, seed=5)
 
 
@@ -138,6 +140,17 @@ def test_all_have_their_turn_equally_often_in_changing_order(supernet, engine):
     turns = [joint.member(step).name for step in range(60)]
     assert all(Counter(turns[at : at + 3]) == Counter("012") for at in range(0, 60, 3))
     assert len({tuple(turns[at : at + 3]) for at in range(0, 60, 3)}) > 3
+
+
+def test_each_network_has_about_as_much_of_the_compute_as_the_others(supernet, engine):
+    assert turns_of([0.8, 0.65, 0.5, 0.35, 0.2]) == [1, 1, 2, 2, 4]
+    assert turns_of([0.5]) == [1]
+    assert turns_of([0.9, 0.3, 0.03]) == [1, 3, 4]  # at most four
+    everything = torch.ones(supernet.gates.units, dtype=torch.bool)
+    joint = make_joint(supernet, engine, [everything] * 3, turns=(1, 2, 4))
+    turns = [joint.member(step).name for step in range(70)]
+    assert all(Counter(turns[at : at + 7]) == {"0": 1, "1": 2, "2": 4} for at in range(0, 70, 7))
+    assert len({tuple(turns[at : at + 7]) for at in range(0, 70, 7)}) > 7
 
 
 def test_a_saved_state_goes_on_as_if_nothing_had_been(supernet, engine):

@@ -1,9 +1,10 @@
 """Train several sub-networks of one supernet together: they share weights, and each has its own normalisation.
 
-Every step one of them, each as often as the others, learns from one batch. What it learns is in all that keep the same
-channels: networks for several costs are nearly nested, so that the small ones learn in the steps of the large ones and
-the other way round. Statistics and scales of BatchNorm differ from network to network (slimmable networks; Yu et al.,
-ICLR 2019), the rest is one set of weights, as in a once-for-all network (Cai et al., ICLR 2020).
+Every step one of them learns from one batch, the small ones in more steps than the large ones, so that each has about
+as much of the compute as the others. What it learns is in all that keep the same channels: networks for several costs
+are nearly nested, so that the small ones learn in the steps of the large ones and the other way round. Statistics and
+scales of BatchNorm differ from network to network (slimmable networks; Yu et al., ICLR 2019), the rest is one set of
+weights, as in a once-for-all network (Cai et al., ICLR 2020).
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from pgnas.stages.store import FolderStore
 from pgnas.stages.training import Phase
 
 STAGE = "joint"
+MOST_TURNS = 4
+"""Steps of the smallest network for one of the largest, at most: what is shared must be the large ones' as well."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Member:
         small: Which slices of the supernet's tensors it keeps.
         shared: Its parameters that are slices of shared ones, by their name in the supernet.
         own: The others by name: those of its normalisation, and what only an extracted network has.
+        turns: How many steps it has in a round of all.
     """
 
     name: str
@@ -54,16 +58,19 @@ class Member:
     small: SmallNetwork
     shared: Mapping[str, nn.Parameter]
     own: Mapping[str, nn.Parameter]
+    turns: int = 1
 
     @classmethod
-    def of(cls, name: str, phase: NetworkPhase, small: SmallNetwork, weights: Mapping[str, Tensor]) -> Member:
+    def of(
+        cls, name: str, phase: NetworkPhase, small: SmallNetwork, weights: Mapping[str, Tensor], *, turns: int = 1
+    ) -> Member:
         """The member whose network shares ``weights``, but for what belongs to a normalisation."""
         network = small.module if small.headed is None else small.headed
         norms = [m for m in network.modules() if isinstance(m, _NormBase)]
         apart = {id(p) for norm in norms for p in norm.parameters(recurse=False)}
         named = dict(network.named_parameters())
         shared = {n: p for n, p in named.items() if n in weights and id(p) not in apart}
-        return cls(name, phase, small, shared, {n: p for n, p in named.items() if n not in shared})
+        return cls(name, phase, small, shared, {n: p for n, p in named.items() if n not in shared}, turns)
 
     @torch.no_grad()
     def load_(self, weights: Mapping[str, Tensor], momentum: Mapping[str, Tensor]) -> None:
@@ -126,10 +133,10 @@ class JointPhase(Phase):
         self._turn(0)
 
     def member(self, step: int) -> Member:
-        """Whose turn a step is: all have one in as many steps, in a new order each time."""
-        count = len(self.members)
-        generator = torch.Generator().manual_seed(derive_seed(self._seed, STAGE, step // count))
-        return self.members[int(torch.randperm(count, generator=generator)[step % count])]
+        """Whose turn a step is: in a round all have theirs, in a new order each time."""
+        turns = [member for member in self.members for _ in range(member.turns)]
+        generator = torch.Generator().manual_seed(derive_seed(self._seed, STAGE, step // len(turns)))
+        return turns[int(torch.randperm(len(turns), generator=generator)[step % len(turns)])]
 
     def _turn(self, step: int) -> None:
         self._now = self.member(step)
@@ -246,7 +253,15 @@ def train_together(
 
 def _mean_cost(points: Collection[Context]) -> float:
     """A pass over the data of all networks in turn, in epochs of the full network."""
-    return sum(point.recipe.cost(point.found) for point in points) / len(points)
+    costs = [point.recipe.cost(point.found) for point in points]
+    turns = turns_of(costs)
+    return sum(n * cost for n, cost in zip(turns, costs, strict=True)) / sum(turns)
+
+
+def turns_of(costs: Sequence[float]) -> list[int]:
+    """How many steps networks of these costs have in a round, so that each has about as much compute as the others."""
+    most = max(costs)
+    return [min(MOST_TURNS, round(most / cost)) if cost > 0 else MOST_TURNS for cost in costs]
 
 
 def _left(point: Context, settings: FrontSettings) -> float:
@@ -266,9 +281,10 @@ def _joint_phase(run: Context, points: Mapping[str, Context], settings: FrontSet
     name = f"{STAGE}-{hashlib.sha256(digests.encode()).hexdigest()[:12]}"
     planned = min(run.recipe.planned_macs(point.found, epochs) for point in points.values()) / len(points)
     compiled = run.compile_choice(name, planned)  # each by itself: the least of them must repay its warm-up
+    turns = turns_of([point.recipe.cost(point.found) for point in points.values()])
     members = [
-        Member.of(cap, run.recipe.found_phase(network, {}, compiled=compiled, name=cap), network, weights)
-        for cap, network in small.items()
+        Member.of(cap, run.recipe.found_phase(network, {}, compiled=compiled, name=cap), network, weights, turns=n)
+        for n, (cap, network) in zip(turns, small.items(), strict=True)
     ]
     steps = round(epochs * run.steps_an_epoch / (1 - settings.search_share))
     return JointPhase(
