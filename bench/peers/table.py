@@ -70,7 +70,7 @@ def columns(rows: dict[str, list[Result]]) -> dict[str, str]:
     if any("after" in result for result in results):
         return titles | {"after": "at equal compute"}
     extra = sorted({int(epochs) for result in results for epochs in result.get("extra", {})})
-    return titles | {str(epochs): f"{epochs} extra epochs" for epochs in extra}
+    return titles | {str(epochs): f"{epochs} extra epoch{'s' if epochs > 1 else ''}" for epochs in extra}
 
 
 def markdown(rows: dict[str, list[Result]]) -> str:
