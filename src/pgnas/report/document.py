@@ -129,11 +129,12 @@ def _details(result: Mapping[str, Any]) -> list[str]:
         sentences.append(_choice(drawn))
     if number(drawn.get("finalists")) is not None:
         sentences.append(f"The {count(drawn['finalists'])} best were told apart by training each for a short while.")
-    caps = section(result, "joint").get("caps")
+    joint = section(result, "joint")
+    caps = joint.get("caps")
     if isinstance(caps, list | tuple) and caps:
         *others, last = map(str, caps)
         named = f"{', '.join(others)} and {last}" if others else last
-        taken = f" in {count(epochs)} epochs" if (epochs := section(result, "joint").get("epochs")) else ""
+        taken = f" in {count(joint['epochs'])} epochs" if "epochs" in joint else ""
         sentences.append(f"The networks for {named} were trained together with shared weights{taken}, one a step.")
     return [*sentences, *about_the_choice(section(result, "choice"))]
 

@@ -10,7 +10,7 @@ weights, as in a once-for-all network (Cai et al., ICLR 2020).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,15 +128,16 @@ class JointPhase(Phase):
         self.name, self.engine, self.schedule = name, engine, schedule
         self.members, self.shared = tuple(members), dict(weights)
         self._seed, self._begin = seed, begin
+        self._round = [member for member in self.members for _ in range(member.turns)]
         self.momentum = {key: torch.zeros_like(value) for key, value in self.shared.items()}
         self.network = nn.ModuleList(member.phase.network for member in members)
         self._turn(0)
 
     def member(self, step: int) -> Member:
         """Whose turn a step is: in a round all have theirs, in a new order each time."""
-        turns = [member for member in self.members for _ in range(member.turns)]
-        generator = torch.Generator().manual_seed(derive_seed(self._seed, STAGE, step // len(turns)))
-        return turns[int(torch.randperm(len(turns), generator=generator)[step % len(turns)])]
+        count = len(self._round)
+        generator = torch.Generator().manual_seed(derive_seed(self._seed, STAGE, step // count))
+        return self._round[int(torch.randperm(count, generator=generator)[step % count])]
 
     def _turn(self, step: int) -> None:
         self._now = self.member(step)
@@ -226,14 +227,16 @@ def train_together(
         if all(point.folder.stage_done(STAGE) for point in points.values()):
             return
         left = {cap: _left(point, settings) for cap, point in points.items()}
-        mean = _mean_cost(points.values())
+        costs = [point.recipe.cost(point.found) for point in points.values()]
+        turns = turns_of(costs)
+        mean = sum(n * cost for n, cost in zip(turns, costs, strict=True)) / sum(turns)  # of a pass over the data
         stop = affordable(sum(left.values()), mean)
         if stop == 0:
             run.progress.note("front: nothing is left of --epochs to train the networks together")
             return
         run.progress.note(f"front: {len(points)} networks are trained together for {stop} epochs")
         run.progress.stage(STAGE)
-        phase = _joint_phase(run, points, settings, stop)
+        phase = _joint_phase(run, points, settings, stop, turns)
         store = FolderStore(run.folder, phase.name)
         try:
             batches, seed = run.train_batches(), run.config.seed
@@ -251,13 +254,6 @@ def train_together(
         run.folder.delete_checkpoints(phase.name)
 
 
-def _mean_cost(points: Collection[Context]) -> float:
-    """A pass over the data of all networks in turn, in epochs of the full network."""
-    costs = [point.recipe.cost(point.found) for point in points]
-    turns = turns_of(costs)
-    return sum(n * cost for n, cost in zip(turns, costs, strict=True)) / sum(turns)
-
-
 def turns_of(costs: Sequence[float]) -> list[int]:
     """How many steps networks of these costs have in a round, so that each has about as much compute as the others."""
     most = max(costs)
@@ -271,7 +267,9 @@ def _left(point: Context, settings: FrontSettings) -> float:
     return max(0.0, settings.epochs - spent_finding(point))
 
 
-def _joint_phase(run: Context, points: Mapping[str, Context], settings: FrontSettings, epochs: int) -> JointPhase:
+def _joint_phase(
+    run: Context, points: Mapping[str, Context], settings: FrontSettings, epochs: int, turns: Sequence[int]
+) -> JointPhase:
     """The phase, whose steps are the rest of the points' schedule after their search."""
     small = {cap: extracted_network(point) for cap, point in points.items()}
     smallest = points[list(points)[-1]]  # searched on last: its weights are the newest
@@ -279,9 +277,9 @@ def _joint_phase(run: Context, points: Mapping[str, Context], settings: FrontSet
     weights = {n: p.detach().to(device, copy=True) for n, p in smallest.posterior.body.named_parameters()}
     digests = "".join(point.architecture.digest for point in points.values())
     name = f"{STAGE}-{hashlib.sha256(digests.encode()).hexdigest()[:12]}"
-    planned = min(run.recipe.planned_macs(point.found, epochs) for point in points.values()) / len(points)
+    work = [n * run.recipe.planned_macs(point.found, epochs) for n, point in zip(turns, points.values(), strict=True)]
+    planned = min(work) / sum(turns)
     compiled = run.compile_choice(name, planned)  # each by itself: the least of them must repay its warm-up
-    turns = turns_of([point.recipe.cost(point.found) for point in points.values()])
     members = [
         Member.of(cap, run.recipe.found_phase(network, {}, compiled=compiled, name=cap), network, weights, turns=n)
         for n, (cap, network) in zip(turns, small.items(), strict=True)

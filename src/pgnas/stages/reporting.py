@@ -71,7 +71,7 @@ def found(folder: RunFolder, name: str) -> Any:
 def commands(folder: RunFolder) -> tuple[str, ...]:
     """The commands that begin the same run, or of a front's point its run and front; resuming takes the last of them.
 
-    None if the network or the data were handed in as Python objects.
+    There are none if the network or the data were handed in as Python objects.
     """
     if folder.stage_done("start"):
         kept: Any = folder.stage_facts("start").get("commands", ())
