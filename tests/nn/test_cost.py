@@ -69,6 +69,47 @@ def test_functions_count_as_layers_do() -> None:
         assert counted(gated, gated.open(), kind) == exact(gated, gated.open(), kind)
 
 
+class Attention(nn.Module):
+    """Attention over pixels, written out, by one function, or as a layer, among convolutions."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.a, self.b, self.c = kind, nn.Conv2d(3, 6, 1), nn.Conv2d(6, 8, 1), nn.Conv2d(8, 2, 1)
+        self.layer = nn.MultiheadAttention(8, 2, bias=False, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.b(F.relu(self.a(x))).flatten(2).transpose(1, 2)
+        if self.kind == "layer":
+            out = self.layer(tokens, tokens, tokens)[0]
+        elif self.kind == "function":
+            out = F.scaled_dot_product_attention(tokens, tokens, tokens)
+        elif self.kind == "einsum":
+            out = torch.einsum("bij,bjc->bic", torch.einsum("bic,bjc->bij", tokens, tokens).softmax(-1), tokens)
+        else:
+            out = torch.bmm((tokens @ tokens.mT).softmax(-1), tokens)
+        return self.c(out.mT.reshape(x.size(0), 8, 8, 8))
+
+
+@pytest.mark.parametrize("kind", ["layer", "function", "einsum", "written out"])
+def test_attention_costs_its_projections_and_products(kind: str) -> None:
+    net = randomise(Attention(kind))
+    macs = 64 * (3 * 6 + 6 * 8 + 8 * 2) + 2 * 64 * 64 * 8 + (4 * 64 * 8 * 8 if kind == "layer" else 0)
+    gated = supernet(net, X)
+    assert measure(net, X).macs == gated.count(gated.open()).macs == macs
+    assert counted(gated, gated.open(), "macs") == macs
+    for architecture in architectures(gated):
+        count = gated.count(architecture)
+        assert measure(extract(gated, architecture), X) == count
+
+
+def test_a_weight_made_of_parameters_costs_nothing() -> None:
+    net = Network(
+        lambda net, x: F.linear(x.flatten(1), net.left @ net.right), left=nn.Parameter(torch.randn(5, 2)),
+        right=nn.Parameter(torch.randn(2, 192)),
+    )  # fmt: skip
+    assert measure(net, X).macs == 5 * 192
+
+
 def blur(x: Tensor) -> Tensor:
     return F.conv2d(x, torch.ones(x.shape[1], 1, 3, 3), groups=x.shape[1])
 
@@ -106,6 +147,12 @@ def test_measure_leaves_the_network_as_it_was() -> None:
 def test_known_sizes() -> None:
     x = torch.zeros(1, 3, 224, 224)
     assert measure(zoo.resnet18(), (x,)) == Counts(11_689_512, 1_814_073_344)
+    for name, weights in (("vit_b_16", zoo.ViT_B_16_Weights), ("swin_t", zoo.Swin_T_Weights)):
+        published = weights.DEFAULT.meta
+        with torch.device("meta"):
+            found = measure(zoo.get_model(name, weights=None), torch.zeros(1, 3, 224, 224))
+        assert found.params == published["num_params"]
+        assert found.macs / 1e9 == pytest.approx(published["_ops"], abs=6e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

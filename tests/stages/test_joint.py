@@ -211,6 +211,13 @@ def test_points_are_trained_together_to_the_end(made):
         report = (out / point["folder"] / "report.html").read_text()
         shared_for = f"trained together with shared weights in {together[0]['epochs']} epochs, one a step."
         assert f"The networks for 60% and 35% were {shared_for}" in report
+        values = json.loads((out / point["folder"] / "result.json").read_text())
+        assert values["found"]["epochs"] == facts_of(out, point["cap"].rstrip("%"), "joint")["passes"]
+        assert values["seconds"]["joint"] > 0
+    # In a round the smaller one has more steps; all of them together are the epochs.
+    passes = [facts["passes"] for facts in together]
+    assert passes[0] < passes[1]
+    assert sum(passes) == pytest.approx(together[0]["epochs"])
     assert not list((out / "checkpoints").glob("joint*"))
 
 

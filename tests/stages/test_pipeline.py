@@ -55,6 +55,9 @@ def test_a_run_leaves_everything_in_its_folder(finished):
     assert values["candidates"]["val_best"] >= values["candidates"]["val_mean"]
     assert set(values["seconds"]) == {"search", "sample", "extract", "train", "export"}
     assert all(values["seconds"][stage] > 0 for stage in values["seconds"])
+    page = (finished.path / "report.html").read_text()
+    times = page[page.index("Time a stage.") : page.index("in all")]
+    assert [stage in times for stage in [*values["seconds"], "evaluate"]] == [True] * 6
     for network in ("supernet", "found"):
         for split in ("val_accuracy", "test_accuracy"):
             assert 0 <= values[network][split] <= 1

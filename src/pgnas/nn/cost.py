@@ -1,7 +1,7 @@
 """What a network costs: counted on a real module, or counted from a plan of one that is not built.
 
-Multiply-adds (MACs) are those of convolutions and linear layers, be they modules or functions, for one example (not the
-products inside an attention layer); parameters are all trainable tensors, each counted once.
+Multiply-adds (MACs) are those of convolutions, linear layers and matrix products (attention among them), be they
+modules or functions, for one example; parameters are all trainable tensors, each counted once.
 """
 
 from __future__ import annotations

@@ -102,6 +102,7 @@ def _intervals(found: Facts, held_out: int) -> Facts:
 def partial_result(folder: RunFolder) -> dict[str, Any]:
     """The fields of result.json that the stages done so far give."""
     search, sample, extract, train = (folder.stage_facts(name) for name in ("search", "sample", "extract", "train"))
+    joint = folder.stage_facts("joint")
     values: dict[str, Any] = {}
     if search:
         values["supernet"] = {"val_accuracy": search.get("val_accuracy"), "epochs": search.get("epochs")}
@@ -111,16 +112,16 @@ def partial_result(folder: RunFolder) -> dict[str, Any]:
         values["found"] = {"params": extract["params"], "macs": extract["macs"]}
         values["decision"] = {key: extract[key] for key in ("val_before_calibration", "val_frozen")}
     if train:
-        values["found"] |= {"val_accuracy": train["val_accuracy"], "epochs": train["epochs"]}
+        epochs = int(str(train["epochs"])) + (float(str(joint["passes"])) if "passes" in joint else 0)
+        values["found"] |= {"val_accuracy": train["val_accuracy"], "epochs": epochs}
     if sample:
         values["candidates"] = {key: value for key, value in sample.items() if key != "digest"}
-    joint = folder.stage_facts("joint")
     if joint:
         values["joint"] = joint
     baselines = folder.stage_facts("baselines")
     if baselines:
         values["baselines"] = baselines
-    names = ("search", "sample", "extract", "train", "export")
+    names = ("search", "sample", "extract", *(["joint"] if joint else []), "train", "export")
     values["seconds"] = {name: round(folder.stage_seconds(name), 3) for name in names}
     values["seed"] = folder.config.seed
     return values

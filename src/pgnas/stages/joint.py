@@ -250,7 +250,9 @@ def train_together(
             folder = points[member.name].folder
             folder.save_tensors("momentum.safetensors", member.whole_momentum(phase.shared))
             folder.save_tensors(JOINT_NAME, member.small.module.state_dict())
-            folder.mark_done(STAGE, seconds, caps=list(points), epochs=stop, spent=paid * left[member.name])
+            passes = stop * member.turns / sum(turns)
+            facts = {"caps": list(points), "epochs": stop, "passes": passes, "spent": paid * left[member.name]}
+            folder.mark_done(STAGE, seconds, **facts)
         run.folder.delete_checkpoints(phase.name)
 
 

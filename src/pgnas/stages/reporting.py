@@ -37,6 +37,8 @@ def render(folder: RunFolder, result: Mapping[str, Any], *, others: Mapping[str,
     environment = found(folder, "env.json")
     again = "\n".join(commands(folder)) or None
     more = {"settings": folder.config.given(), "environment": environment, "command": again}
+    if section(result, "seconds"):
+        more["seconds"] = _times(folder, section(result, "seconds"))
     return render_report(
         {**result, **more},
         folder.read_metrics(),
@@ -46,6 +48,13 @@ def render(folder: RunFolder, result: Mapping[str, Any], *, others: Mapping[str,
         reliability=found(folder, "reliability.json"),
         others={name: other.read_lines("candidates.jsonl") for name, other in (others or {}).items()},
     )
+
+
+def _times(folder: RunFolder, known: Row) -> dict[str, object]:
+    """Seconds a stage, with those that result.json, written before the last of them ends, does not have."""
+    evaluation = "evaluate, with baselines" if folder.config.baseline else "evaluate"
+    more = {evaluation: folder.stage_seconds("evaluate")}
+    return {**known, **{name: seconds for name, seconds in more.items() if seconds > 0}}
 
 
 def _what_is_kept(summary: Row, architecture: Architecture) -> dict[str, Any]:
