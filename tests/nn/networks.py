@@ -401,6 +401,15 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         a=nn.Conv2d(3, 8, 4, stride=4), head=nn.Linear(8, 3),
         encoder=nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True),
     ),
+    "transformer": lambda: Network(  # an encoder that normalises first, a decoder that reads it and does so last
+        lambda net, x: net.head(net.decoder(y := net.a(x).flatten(2).transpose(1, 2), net.encoder(y)).mean(1)),
+        a=nn.Conv2d(3, 8, 4, stride=4), head=nn.Linear(8, 3),
+        encoder=nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, activation="gelu", batch_first=True, norm_first=True), 2,
+            norm=nn.LayerNorm(8), enable_nested_tensor=False,
+        ),
+        decoder=nn.TransformerDecoder(nn.TransformerDecoderLayer(8, 2, 10, dropout=0.0, batch_first=True), 1),
+    ),
     "split": lambda: Network(
         lambda net, x: net.c(torch.cat([(p := net.b(net.a(x)).chunk(2, 1))[1], p[0]], 1)),
         a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 6, 1), c=nn.Conv2d(6, 2, 1),

@@ -108,7 +108,7 @@ def test_densenet_121_has_one_group_a_source() -> None:
         ("attribute of a layer", "b", "its weights are shared with another layer"),
         ("layer norm", "norm", "its statistics see all channels"),
         ("group norm", "4", "its statistics see all channels"),
-        ("attention", "encoder", "no rule for layer type TransformerEncoderLayer"),
+        ("attention", "encoder.self_attn", "no rule for layer type MultiheadAttention"),
         ("own forward", "2", "its forward is not that of a torch.nn layer"),
         ("weight norm", "2", "its weight is computed from other tensors (weight norm, a parametrization)"),
         ("channels last", None, "its input's channels could not be followed"),

@@ -34,6 +34,16 @@ _SIZED_METHODS = ("expand", "new_zeros", "new_ones", "new_empty")
 """Methods that would do so, called on a constant of the model."""
 
 
+_COMPOSITES = (
+    nn.Transformer,
+    nn.TransformerEncoder,
+    nn.TransformerDecoder,
+    nn.TransformerEncoderLayer,
+    nn.TransformerDecoderLayer,
+)
+"""Of torch.nn, but made of layers that can be followed; in evaluation they only have a faster way to the same."""
+
+
 class ConcreteProxy(fx.Proxy):
     """A proxy that knows its concrete value, so that Python may ask for its length, truth or integer value."""
 
@@ -95,7 +105,7 @@ class ConcreteTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Layers with a rule, and those whose behaviour in training would be lost by looking inside."""
-        if m in self._opened:
+        if m in self._opened or isinstance(m, _COMPOSITES):
             return False
         known = super().is_leaf_module(m, module_qualified_name) or own_layer(m) is not None
         known = known or isinstance(m, OutputGate)
@@ -215,6 +225,8 @@ def _sized_methods_recorded() -> Iterator[None]:
 
 def reads_mode(module: nn.Module) -> bool:
     """Whether the forward of a module reads ``self.training`` for more than a functional dropout."""
+    if isinstance(module, _COMPOSITES):
+        return False
     try:
         source = textwrap.dedent(inspect.getsource(type(module).forward))
     except (OSError, TypeError):
