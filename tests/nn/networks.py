@@ -250,6 +250,41 @@ def _heads(net: Network, x: Tensor) -> Tensor:
     return together
 
 
+class Heads(nn.Module):
+    """Attention as vision transformers write it: one projection, split into queries, keys and values of the heads."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.embed, self.head = nn.Conv2d(3, 8, 2, stride=2), nn.Linear(8, 3)
+        self.qkv, self.drop, self.proj = nn.Linear(8, 3 * 12), nn.Dropout(0.0), nn.Linear(12, 8)
+        self.norm = nn.Identity()
+        self.table = nn.Parameter(torch.zeros(16, 16)) if kind == "fused" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.embed(x).flatten(2).transpose(1, 2)
+        b, n, _ = tokens.shape
+        qkv = self.qkv(tokens).reshape(b, n, 3, 3, 4).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0) if self.kind != "indexed" else (qkv[0], qkv[1], qkv[-1])
+        if self.kind == "fused":
+            mixed = F.scaled_dot_product_attention(self.norm(q), self.norm(k), v, attn_mask=self.table)
+        else:
+            weights = (q * 0.5) @ k.transpose(-2, -1)
+            mixed = torch.matmul(self.drop(weights.softmax(dim=-1)), v)
+        out: Tensor = self.head((tokens + self.proj(mixed.transpose(1, 2).reshape(b, n, 12))).mean(1))
+        return out
+
+
+def _windows(net: Any, x: Tensor) -> Tensor:
+    """Windows become part of the batch, as in Swin: a view that needs numbers in order."""
+    y = net.a(x).permute(0, 2, 3, 1)
+    b, _, _, c = y.shape
+    y = y.view(b, 2, 4, 2, 4, c).permute(0, 1, 3, 2, 4, 5).contiguous().view(-1, 16, c)
+    y = net.b(y).relu().view(b, 2, 2, 4, 4, -1).permute(0, 1, 3, 2, 4, 5).contiguous().view(b, 8, 8, -1)
+    out: Tensor = net.c(y).mean((1, 2))
+    return out
+
+
 def _flat_sum(net: Any, x: Tensor) -> Tensor:
     return F.relu(net.a(x)).flatten(1) + F.relu(net.b(x)).flatten(1)
 
@@ -401,6 +436,19 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         a=nn.Conv2d(3, 8, 4, stride=4), head=nn.Linear(8, 3),
         encoder=nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True),
     ),
+    "fused attention": lambda: Heads("fused"),
+    "attention written out": lambda: Heads("unbound"),
+    "indexed attention": lambda: Heads("indexed"),
+    "attention with dropout": lambda: Network(  # hardly any, of other widths, to something else
+        lambda net, x: net.head((t := net.a(x).flatten(2).mT) + net.mix(t, y := net.b(x).flatten(2).mT, y)[0]),
+        a=nn.Conv2d(3, 8, 4, stride=4), b=nn.Conv2d(3, 6, 2, stride=2), head=nn.Linear(8, 3),
+        mix=nn.MultiheadAttention(8, 4, dropout=1e-12, kdim=6, vdim=6, batch_first=True),
+    ),
+    "masked attention": lambda: Network(
+        lambda net, x: net.head(net.mix(t := net.a(x).flatten(2).mT, t, t, attn_mask=net.mask)[0]),
+        a=nn.Conv2d(3, 8, 4, stride=4), head=nn.Linear(8, 3), mask=nn.Parameter(torch.randn(4, 4)),
+        mix=nn.MultiheadAttention(8, 2, batch_first=True),
+    ),
     "transformer": lambda: Network(  # an encoder that normalises first, a decoder that reads it and does so last
         lambda net, x: net.head(net.decoder(y := net.a(x).flatten(2).transpose(1, 2), net.encoder(y)).mean(1)),
         a=nn.Conv2d(3, 8, 4, stride=4), head=nn.Linear(8, 3),
@@ -439,6 +487,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         nn.BatchNorm2d(4), nn.Conv2d(4, 2, 3, padding=1),
     ),
     "frames": Frames,
+    "windows": lambda: Network(_windows, a=nn.Conv2d(3, 6, 1), b=nn.Linear(6, 5), c=nn.Linear(5, 3)),
     "heads in the batch": lambda: Network(  # a constant has a row of its own for each head
         _heads, a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 6, 1), c=nn.Conv2d(3, 4, 3, padding=1), d=nn.Conv2d(4, 8, 1),
         e=nn.Conv2d(8, 3, 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,8 +10,9 @@ import torch
 import torchvision.models as zoo
 from torch import Tensor, nn
 
+from pgnas.architecture import Architecture
 from pgnas.errors import ModelError
-from pgnas.nn import supernet
+from pgnas.nn import extract, measure, supernet
 
 from .networks import NETWORKS, Network, Residual, Separable, generator, images
 from .test_extract import ZOO
@@ -108,7 +110,7 @@ def test_densenet_121_has_one_group_a_source() -> None:
         ("attribute of a layer", "b", "its weights are shared with another layer"),
         ("layer norm", "norm", "its statistics see all channels"),
         ("group norm", "4", "its statistics see all channels"),
-        ("attention", "encoder.self_attn", "no rule for layer type MultiheadAttention"),
+        ("masked attention", "mix", "no rule for layer type MultiheadAttention"),
         ("own forward", "2", "its forward is not that of a torch.nn layer"),
         ("weight norm", "2", "its weight is computed from other tensors (weight norm, a parametrization)"),
         ("channels last", None, "its input's channels could not be followed"),
@@ -217,3 +219,62 @@ def test_rows_that_do_not_come_example_by_example_have_no_gate(by_example: bool)
     other[0] = 1e-6
     changed = (gated(clips, noise=noise) - gated(clips, noise=other)).abs().amax(1)
     assert changed[0] > 0 == changed[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "heads", "size", "queries", "keys", "width"),
+    [
+        ("attention", "encoder.self_attn.out_proj", 2, 4, 4, 4, 8),
+        ("transformer", "decoder.layers.0.multihead_attn.out_proj", 2, 4, 4, 4, 8),
+        ("attention with dropout", "mix.out_proj", 4, 2, 4, 16, 6),
+        ("fused attention", "proj", 3, 4, 16, 16, 8),
+        ("attention written out", "proj", 3, 4, 16, 16, 8),
+        ("indexed attention", "proj", 3, 4, 16, 16, 8),
+    ],
+)
+def test_a_head_of_an_attention_is_a_unit(
+    name: str, layer: str, heads: int, size: int, queries: int, keys: int, width: int
+) -> None:
+    """With its rows of the projections, both of its products and its columns of the last layer."""
+    gated = supernet(NETWORKS[name](), X)
+    assert gated.report.gated[layer] == heads
+    assert set(gated.report.barriers.values()) <= {"its statistics see all channels"}
+    assert not [entry for entry in gated.report.ungated if entry.reason.startswith("no rule")]
+    whole = gated.open()
+    fewer = Architecture(whole.sizes, {**whole.kept, layer: tuple(range(1, heads))})
+    projections = size * (queries * 8 + 2 * keys * width + queries * 8)
+    products = 2 * queries * keys * size
+    assert gated.count(whole).macs - gated.count(fewer).macs == projections + products
+    small = extract(gated, fewer)
+    assert measure(small, X) == gated.count(fewer)
+    assert "index_select" not in small.code  # what is left of queries, keys and values lies side by side
+
+
+def weights_read(net: Any, t: Tensor) -> Tensor:
+    mixed, weights = net.mix(t, t, t)
+    return mixed * weights.mean()
+
+
+def called_twice(net: Any, t: Tensor) -> Tensor:
+    once, _ = net.mix(t, t, t)
+    twice: Tensor = net.mix(once, once, once, need_weights=False)[0]
+    return twice
+
+
+def batch_on_the_second_axis(net: Any, t: Tensor) -> Tensor:
+    t = t.transpose(0, 1)
+    mixed: Tensor = net.second(t, t, t)[0].transpose(0, 1)
+    return mixed
+
+
+@pytest.mark.parametrize("mix", [weights_read, called_twice, batch_on_the_second_axis])
+def test_attention_that_stays_whole(mix: Callable[[Any, Tensor], Tensor]) -> None:
+    net = Network(
+        lambda net, x: net.head(mix(net, net.b(torch.relu(net.a(x))).flatten(2).mT).mean(1)),
+        a=nn.Conv2d(3, 6, 4, stride=4), b=nn.Conv2d(6, 8, 1), head=nn.Linear(8, 3),
+        mix=nn.MultiheadAttention(8, 2, batch_first=True), second=nn.MultiheadAttention(8, 2),
+    )  # fmt: skip
+    gated = supernet(net, X)
+    assert "no rule for layer type MultiheadAttention" in gated.report.barriers.values()
+    assert not any("written out" in note for note in gated.report.notes)
+    assert torch.allclose(extract(gated, gated.open())(X), net.eval()(X), atol=1e-6)

@@ -156,8 +156,14 @@ class Builder:
         self._attributes[target] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
         return self._new.get_attr(target)
 
-    def fetch(self, source: str, wanted: Tensor) -> fx.Node:
-        """The value of ``source`` with exactly the ``wanted`` channels, selecting if it has others too."""
+    def fetch(self, source: str, wanted: Tensor, *, as_view: bool = False) -> fx.Node:
+        """The value of ``source`` with exactly the ``wanted`` channels, selecting if it has others too.
+
+        Args:
+            source: Its name.
+            wanted: The channels, bool.
+            as_view: Whether a part of the value may be taken where it lies, if these channels lie side by side.
+        """
         kept, axis = self._plan.kept(source), self._graph.ops[source].value.axis
         whole: fx.Node = self._values[source]
         if torch.equal(kept, wanted) or axis is None:
@@ -165,20 +171,22 @@ class Builder:
         key = (source, wanted.numpy().tobytes())
         if key not in self._picked:
             positions = kept.cumsum(0)[wanted] - 1
+            if as_view and int(positions[-1] - positions[0]) + 1 == len(positions):
+                return self.call(torch.narrow, whole, axis, int(positions[0]), len(positions))
             self._picked[key] = self._select(whole, axis, positions, f"kept_{len(self._picked)}")
         return self._picked[key]
 
-    def fetch_in_order(self, source: str, channels: Tensor) -> fx.Node:
+    def fetch_in_order(self, source: str, channels: Tensor, *, as_view: bool = False) -> fx.Node:
         """As :meth:`fetch`, the channels in the order given."""
         wanted = torch.zeros(self._graph.ops[source].value.channels, dtype=torch.bool)
         wanted[channels] = True
-        value, axis = self.fetch(source, wanted), self._graph.ops[source].value.axis
+        value, axis = self.fetch(source, wanted, as_view=as_view), self._graph.ops[source].value.axis
         if axis is None or bool((channels.diff() > 0).all()):
             return value
         return self._select(value, axis, channels.argsort().argsort(), f"order_{len(self._attributes)}")
 
-    def rearrange(self, value: fx.Node, movement: Movement) -> fx.Node:
-        """Split, permute and merge axes."""
+    def rearrange(self, value: fx.Node, movement: Movement, *, in_order: bool = False) -> fx.Node:
+        """Split, permute and merge axes; the numbers may have to be in order in memory."""
         for axis in reversed(range(len(movement.before))):
             atoms = movement.before[axis]
             if len(atoms) > 1:
@@ -196,7 +204,7 @@ class Builder:
             elif len(atoms) > 1:
                 value = self.call(torch.flatten, value, start, stop - 1)
             stop = start
-        return value
+        return self._new.call_method("contiguous", (value,)) if in_order else value
 
     def without_zero_addend(self, op: ChannelOp, reads: list[Tensor]) -> fx.Node | None:
         """For a sum of two values, one of which is the constant 0: the other, if it has the sum's shape."""

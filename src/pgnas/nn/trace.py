@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from pgnas.errors import ModelError
+from pgnas.nn.attention import attention_to_layers
 from pgnas.nn.auxiliary import answers_more, same_main, without_heads
 from pgnas.nn.concrete_tracer import ConcreteTracer, reads_mode
 from pgnas.nn.functional_layers import functional_layers_to_modules
@@ -74,6 +75,8 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
         notes = _mode_notes(model, tracer, headed=in_training is not None)
         module = fx.GraphModule(model, graph, class_name=name)
         functionalize(module)  # first: nothing may be dropped that changes what it reads
+        drop_unused(module.graph)
+        notes += attention_to_layers(module, _record_part)
         notes += functional_dropout_to_modules(module)
         sizes_one_by_one(module.graph)
         notes += functional_layers_to_modules(module)
@@ -143,6 +146,21 @@ def _record(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[fx
             remedy="remove the control flow, or put it into a parameter-free module that reads self.training; "
             "isinstance(x, Tensor) is false while it is traced, torch.is_tensor(x) is true",
         ) from error
+    _note_values(graph, tracer)
+    return graph, tracer
+
+
+def _record_part(module: nn.Module, inputs: tuple[Tensor, ...]) -> fx.Graph:
+    """The graph of a module of ours, in eval mode."""
+    tracer = ConcreteTracer(inputs)
+    with torch.no_grad():
+        graph = tracer.trace(module.eval())
+    _note_values(graph, tracer)
+    return graph
+
+
+def _note_values(graph: fx.Graph, tracer: ConcreteTracer) -> None:
+    """Note of each value what was seen when it was traced."""
     for node in graph.nodes:
         value = tracer.values.get(node.name)
         node.meta["shape"] = tuple(value.shape) if isinstance(value, Tensor) else None
@@ -153,7 +171,6 @@ def _record(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[fx
         node.meta["is_static"] = not _holds_tensor(value)
         read = node.args[0] if node.op == "call_module" and node.args else None
         node.meta["is_identity"] = isinstance(read, fx.Node) and tracer.values[read.name] is value
-    return graph, tracer
 
 
 def _record_in_training(

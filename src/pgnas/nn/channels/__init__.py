@@ -4,6 +4,7 @@ from pgnas.nn.channels import rules_layers as rules_layers
 from pgnas.nn.channels import rules_moves as rules_moves
 from pgnas.nn.channels import rules_norms as rules_norms
 from pgnas.nn.channels import rules_parts as rules_parts
+from pgnas.nn.channels import rules_products as rules_products
 from pgnas.nn.channels import rules_shapes as rules_shapes
 from pgnas.nn.channels.graph import ChannelGraph, Source, describe
 from pgnas.nn.channels.ops import Barrier, ChannelOp, Follow, ReadShape, Value, rule

@@ -62,6 +62,7 @@ class ChannelGraph:
         barriers: Node name to the reason why it is not shrunk.
         constants: Nodes that read nothing but constants of the model.
         movements: Node name to how it stems from an earlier value by pure data movement, if it does.
+        unbuilt: The same of nodes that are not built so; what picks a part of them may be.
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -70,6 +71,7 @@ class ChannelGraph:
         self.nodes: dict[str, fx.Node] = {node.name: node for node in self.graph.nodes}
         self.ops: dict[str, ChannelOp] = {}
         self.movements: dict[str, Movement] = {}
+        self.unbuilt: dict[str, Movement] = {}
         self.constants: set[str] = set()
         self._sources: dict[str, list[Source]] = {}
         self._calls = _count(node.target for node in self.graph.nodes if node.op == "call_module")
@@ -83,8 +85,9 @@ class ChannelGraph:
             name: self._statics(op) if op.copies_arguments else () for name, op in self.ops.items()
         }
         self._inputs = self._find_inputs()
+        built = self._built()
         self.barriers: Mapping[str, str] = {
-            name: op.reason for name, op in self.ops.items() if isinstance(op, Barrier) and op.reason
+            name: op.reason for name, op in self.ops.items() if isinstance(op, Barrier) and op.reason and name in built
         }
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ChannelGraph:
@@ -235,6 +238,14 @@ class ChannelGraph:
         layers = [self.layer(node), *(self.layer(user) for user in node.users)]
         channels_last = dimensions == 3 or any(isinstance(x, nn.Linear | nn.LayerNorm) for x in layers)
         return dimensions - 1 if channels_last else 1
+
+    def _built(self) -> set[str]:
+        """The nodes behind the output; those between a value and a part of it, say, are passed over."""
+        built = {name for name, node in self.nodes.items() if node.op == "output"}
+        for name in reversed(self.ops):
+            if name in built:
+                built.update(self.ops[name].inputs, self.statics[name])
+        return built
 
     def _find_inputs(self) -> set[str]:
         found: set[str] = set()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -40,14 +40,16 @@ class Movement:
     Attributes:
         root: Name of the value that is moved.
         axis: The root's channel axis.
-        before: The root's axes.
+        before: The root's axes; of its channels those that are moved.
         after: The axes now, made of the same atoms.
+        taken: The root's channels that are moved; None: all.
     """
 
     root: str
     axis: int
     before: Axes
     after: Axes
+    taken: Tensor | None = None
 
     @classmethod
     def start(cls, root: str, axis: int, shape: Sequence[int], *, is_batched: bool) -> Movement:
@@ -57,7 +59,21 @@ class Movement:
 
     def permuted(self, order: Sequence[int]) -> Movement:
         """The axes in another order."""
-        return Movement(self.root, self.axis, self.before, tuple(self.after[index] for index in order))
+        return replace(self, after=tuple(self.after[index] for index in order))
+
+    def picked(self, axis: int, position: int) -> Movement | None:
+        """One position of an axis; None if that is no piece of the channels, which makes it one of equal parts."""
+        own, atom = self.channel_atoms, self.after[axis]
+        if len(atom) != 1 or atom[0] not in own:
+            return None
+        place = own.index(atom[0])
+        inner = math.prod(a.size for a in own[place + 1 :])
+        channels = torch.arange(math.prod(a.size for a in own))
+        taken = channels[channels // inner % atom[0].size == position]
+        left = tuple(a for a in own if a is not atom[0])
+        before = tuple(left if index == self.axis else a for index, a in enumerate(self.before))
+        after = tuple(a for index, a in enumerate(self.after) if index != axis)
+        return replace(self, before=before, after=after, taken=taken if self.taken is None else self.taken[taken])
 
     def reshaped(self, shape: Sequence[int]) -> Movement | None:
         """The same numbers in row-major order in another shape; None if an axis would end within an atom."""
@@ -89,7 +105,7 @@ class Movement:
                 waiting = []
             axes.append(tuple(taken))
         before = tuple(tuple(_parts(axis, split)) for axis in self.before)
-        return None if waiting else Movement(self.root, self.axis, before, tuple(axes))
+        return None if waiting else replace(self, before=before, after=tuple(axes))
 
     @property
     def channel_atoms(self) -> tuple[Atom, ...]:
@@ -112,7 +128,7 @@ class Movement:
         return self.channel_atoms in self.after
 
     def pairs(self, axis: int) -> tuple[Tensor, Tensor]:
-        """Which positions of ``axis`` hold numbers of which root channels, ascending: (positions, channels)."""
+        """Which positions of ``axis`` hold numbers of which moved channels, ascending: (positions, channels)."""
         atoms = list(self.channel_atoms) + [atom for atom in self.after[axis] if atom not in self.channel_atoms]
         sizes = [atom.size for atom in atoms]
         place = dict(zip(atoms, torch.meshgrid(*map(torch.arange, sizes), indexing="ij"), strict=True))
@@ -128,7 +144,7 @@ class Movement:
         return positions[order], channels[order]
 
     def merged(self, axis: int, kept: int) -> Movement | None:
-        """This movement of a root that has ``kept`` of the channels that lie on ``axis``, and all of the others'.
+        """This movement of a root that has ``kept`` of the channels that lie on ``axis``, and all moved others.
 
         None if these channels are not one run of the axis, or not one of the root's unless they are all: then no
         reshape of what is left does it.
@@ -142,7 +158,7 @@ class Movement:
             before = tuple(_replace_run(a, own, unit) for a in self.before)
         if any(atom in own for a in (*after, *before) for atom in a):
             return None
-        return Movement(self.root, self.axis, before, after)
+        return replace(self, before=before, after=after)
 
     def fused(self) -> Movement:
         """With pieces that stay together as one."""
@@ -153,7 +169,7 @@ class Movement:
                     one = Atom(first.size * second.size, first.is_batch)
                     before = tuple(_replace_run(a, pair, one) for a in self.before)
                     after = tuple(_replace_run(a, pair, one) for a in self.after)
-                    return Movement(self.root, self.axis, before, after).fused()
+                    return replace(self, before=before, after=after).fused()
         return self
 
 

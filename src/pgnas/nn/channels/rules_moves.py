@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -14,10 +14,12 @@ from torch.fx.node import map_arg
 from pgnas.nn.channels.graph import ChannelGraph
 from pgnas.nn.channels.movement import Movement
 from pgnas.nn.channels.ops import ChannelOp, Follow, Value, first_input, rule
+from pgnas.nn.channels.rules_products import leads_to_product
 
 if TYPE_CHECKING:
     from pgnas.nn.rebuild import Builder
 
+_BATCH_MOVED = "the batch is no longer the first axis"
 _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)  # sizes that tell the axes of a probe apart
 
 
@@ -33,6 +35,8 @@ class Moved(ChannelOp):
         positions: Positions of the channel axis, ascending, each as often as it holds channels, shape (P,).
         channels: The input's channel at each of them, shape (P,).
         held: The positions in the order of the input's channels, shape (P,).
+        taken: The input's channels that are moved, ascending.
+        in_order: Whether the numbers are put in order in memory as well, as a view that follows may need it.
     """
 
     copies_arguments: ClassVar[bool] = False
@@ -40,6 +44,8 @@ class Moved(ChannelOp):
     positions: Tensor = field(repr=False)
     channels: Tensor = field(repr=False)
     held: Tensor = field(repr=False)
+    taken: Tensor = field(repr=False)
+    in_order: bool = False
 
     def push(self, rows: list[Tensor]) -> Tensor:
         """A position depends on what its channels depend on."""
@@ -47,7 +53,9 @@ class Moved(ChannelOp):
 
     def pull(self, rows: Tensor) -> list[Tensor]:
         """A channel is read if a position that holds it is."""
-        return [_gather(rows[self.held], self.values[0].channels)]
+        read = rows.new_zeros(self.values[0].channels, rows.shape[1])
+        read[self.taken] = _gather(rows[self.held], len(self.taken))
+        return [read]
 
     def widen(self, need: Tensor) -> Tensor:
         """All positions that share a channel with a needed one: what is left must still be a box."""
@@ -56,7 +64,7 @@ class Moved(ChannelOp):
 
     def source_runs(self) -> list[tuple[str, int]] | None:
         """The input's channels, each as a block, if they are in order."""
-        factor = self.value.channels // self.values[0].channels
+        factor = self.value.channels // self.values[0].channels  # 0 if several channels lie at one position
         blocks = torch.arange(self.values[0].channels).repeat_interleave(factor)
         return [(self.inputs[0], factor)] if torch.equal(self.channels, blocks) else None
 
@@ -70,7 +78,8 @@ class Moved(ChannelOp):
         others = math.prod(atom.size for atom in self.movement.channel_atoms if atom not in self.movement.after[axis])
         moved = self.movement.merged(axis, len(order) // others)
         assert moved is not None
-        return builder.rearrange(builder.fetch_in_order(self.inputs[0], order), moved.fused())
+        value = builder.fetch_in_order(self.inputs[0], order, as_view=self.movement.taken is not None)
+        return builder.rearrange(value, moved.fused(), in_order=self.in_order)
 
 
 def _gather(rows: Tensor, size: int) -> Tensor:
@@ -111,7 +120,8 @@ def contiguous(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
     """Nothing happens to a value, whose channels may lie on several axes."""
     source = first_input(node)
     if source is not None and source.name in graph.movements:
-        return _move(node, graph, lambda movement: movement)
+        found = _move(node, graph, lambda movement: movement)
+        return replace(found, in_order=True) if isinstance(found, Moved) else found
     return graph.follow(node)
 
 
@@ -131,36 +141,69 @@ def _move(node: fx.Node, graph: ChannelGraph, move: Callable[[Movement], Movemen
     before, after = (None if source is None else graph.shape(source)), graph.shape(node)
     if source is None or before is None or after is None:
         return "its input is not a value of the graph"
-    if any(axis for value in (source, node) for axis in graph.batch_axes(value)):
-        return f"it turns {_shape(before)} into {_shape(after)}: the batch is no longer the first axis"
+    if source.name in graph.unbuilt:
+        moved = move(graph.unbuilt[source.name])
+        found = _moved(node, graph, moved)
+        if isinstance(found, ChannelOp):
+            return found
+    if any(graph.batch_axes(source)):
+        return f"it turns {_shape(before)} into {_shape(after)}: {_BATCH_MOVED}"
     start = graph.movements.get(source.name)
     if start is None or start.keeps_channels_apart:
         axis = graph.value(source).axis
         if axis is None:
             return "its input's channels could not be followed"
         start = Movement.start(source.name, axis, before, is_batched=graph.is_batched(source))
-    moved = move(start)
-    refusal = _refusal(graph, node, moved)
-    if moved is None or refusal:
-        return f"it turns {_shape(before)} into {_shape(after)}: {refusal}"
+    found = _moved(node, graph, move(start))
+    return found if isinstance(found, ChannelOp) else f"it turns {_shape(before)} into {_shape(after)}: {found}"
+
+
+def pick(node: fx.Node, source: fx.Node, axis: int, position: int, graph: ChannelGraph) -> ChannelOp | None:
+    """The rule of a node that picks one of equal parts of the channels, which lie on an axis of a moved value.
+
+    None if that is not what it does.
+    """
+    start = graph.unbuilt.get(source.name) or graph.movements.get(source.name)
+    moved = None if start is None else start.picked(axis, position)
+    found = "" if moved is None else _moved(node, graph, moved)
+    return found if isinstance(found, ChannelOp) else None
+
+
+def _moved(node: fx.Node, graph: ChannelGraph, moved: Movement | None) -> ChannelOp | str:
+    """The rule of a node whose value is ``moved``, or why it is not built; a part of it may be."""
+    after = graph.shape(node)
+    if moved is None or after is None:
+        return "its axes do not nest"
+    axis = _channel_axis(node, moved)
+    refusal = _refusal(graph, node, moved, axis)
+    if refusal:
+        graph.unbuilt[node.name] = moved
+        return refusal
     graph.movements[node.name] = moved
-    axis = moved.channel_axes[0]
     positions, channels = moved.pairs(axis)
     root = graph.value(moved.root)
     value = Value(axis, after[axis], _block(moved, axis, root))
     held = positions[channels.argsort(stable=True)]
+    taken = torch.arange(root.channels) if moved.taken is None else moved.taken
     return Moved(
-        node.name, (moved.root,), (root,), value, movement=moved, positions=positions, channels=channels, held=held
-    )
+        node.name, (moved.root,), (root,), value, movement=moved, positions=positions, channels=taken[channels],
+        held=held, taken=taken,
+    )  # fmt: skip
 
 
-def _refusal(graph: ChannelGraph, node: fx.Node, moved: Movement | None) -> str:
-    if moved is None:
-        return "its axes do not nest"
+def _channel_axis(node: fx.Node, moved: Movement) -> int:
+    """The axis on which channels are followed: that with most of them, or the heads' of an attention."""
+    heads = moved.channel_atoms[0]
+    if len(moved.channel_axes) > 1 and leads_to_product(node):
+        return next(axis for axis in moved.channel_axes if heads in moved.after[axis])
+    return moved.channel_axes[0]
+
+
+def _refusal(graph: ChannelGraph, node: fx.Node, moved: Movement, axis: int) -> str:
     batch = [atom for atom in moved.before[0] if atom.is_batch]
-    if batch and (moved.after[0][:1] != (batch[0],) or not graph.is_batched(node)):
-        return "the batch is no longer the first axis"
-    axis = moved.channel_axes[0]
+    is_first = not batch or (moved.after[0][:1] == (batch[0],) and graph.is_batched(node))
+    if not is_first or any(graph.batch_axes(node)):
+        return _BATCH_MOVED
     if batch and axis == 0:
         return "channels become part of the batch"
     if moved.merged(axis, 1) is None:

@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from pgnas.nn.channels.graph import ChannelGraph
 from pgnas.nn.channels.ops import ChannelOp, Follow, Value, first_input, rule
+from pgnas.nn.channels.rules_moves import pick
 
 if TYPE_CHECKING:
     from pgnas.nn.rebuild import Builder
@@ -44,8 +45,8 @@ class Narrow(ChannelOp):
         return [read]
 
     def build(self, builder: Builder, kept: Tensor, reads: list[Tensor]) -> fx.Node:
-        """Select what is kept of the channels taken."""
-        return builder.fetch(self.inputs[0], reads[0])
+        """Select what is kept of the channels taken; they may lie side by side."""
+        return builder.fetch(self.inputs[0], reads[0], as_view=True)
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,10 @@ class Part(Follow):
 def split(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
     """Chunks and splits: whoever picks a part reads the channels of that part."""
     source = first_input(node)
-    if source is None or graph.value(source).axis is None:
-        return "its input's channels could not be followed"
     if all(_part(user, graph) is not None for user in node.users):
         return ""
+    if source is None or graph.value(source).axis is None:
+        return "its input's channels could not be followed"
     return "it splits the batch, or channels one by one"
 
 
@@ -93,6 +94,11 @@ def getitem(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
         return _part(node, graph) or ""
     value = graph.value(source)
     items = _full_index(index, len(shape))
+    single = [axis for axis, item in enumerate(items or ()) if isinstance(item, int)]
+    if items is not None and len(single) == 1 and items.count(slice(None)) == len(shape) - 1 == len(items) - 1:
+        picked = pick(node, source, single[0], int(items[single[0]]) % shape[single[0]], graph)
+        if picked is not None:
+            return picked
     if value.axis is None or items is None:
         return "it picks single elements"
     axes = [position for position, item in enumerate(items) if item is not None]  # of the input, None makes a new one
@@ -149,9 +155,13 @@ def _part(node: fx.Node, graph: ChannelGraph) -> ChannelOp | None:
     if source is None or not isinstance(index, int) or not isinstance(dim, int):
         return None
     value, shape, shapes = graph.value(source), graph.shape(source), parts.meta.get("part_shapes")
-    if value.axis is None or shape is None or shapes is None or dim % len(shape) == 0:
+    if shape is None or shapes is None:
         return None
     axis, index = dim % len(shape), index % len(shapes)
+    if is_unbind and (picked := pick(node, source, axis, index, graph)) is not None:
+        return picked
+    if value.axis is None or axis == 0:
+        return None
     sizes = [1 if is_unbind else part[axis] for part in shapes]
     start = sum(sizes[:index])
     if axis == value.axis:

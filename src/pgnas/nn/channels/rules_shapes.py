@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from pgnas.nn.channels.graph import ChannelGraph
 from pgnas.nn.channels.ops import UNTRACKED, ChannelOp, Follow, Number, ReadShape, Value, any_row, first_input, rule
+from pgnas.nn.channels.rules_moves import permute
 
 if TYPE_CHECKING:
     from pgnas.nn.rebuild import Builder
@@ -242,7 +243,9 @@ def read_size(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
 
 @rule(getattr)
 def read_attribute(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
-    """Shape, dtype and device of a value; the numbers of a shape were made sizes of their own before."""
+    """Shape, dtype and device of a value, whose numbers were made sizes of their own before; its transposition."""
+    if node.args[1] in ("T", "mT"):
+        return permute(node, graph)
     source = first_input(node)
     axis, shape = (None, None) if source is None else (graph.value(source).axis, graph.shape(source))
     if source is None or shape is None or axis is None:
