@@ -204,6 +204,17 @@ def test_a_sweep_from_the_command_line(tmp_path, capsys):
     }
 
 
+def test_seeds_done_before_stay_in_the_table_if_their_settings_are_the_same(tmp_path):
+    study, out = LengthScale((1.0,)), tmp_path / "study"
+    run_study(study, settings(out), seeds=(0,))
+    assert [m.seed for m in run_study(study, settings(out), seeds=(1,)).measurements] == [0, 1]
+    assert [row["seed"] for row in read_csv(out / "cells.csv")] == ["0", "1"]
+    other = run_study(study, settings(out, temperature=0.5), seeds=(2,))
+    assert [m.seed for m in other.measurements] == [2]
+    (out / "length-scale-1-seed1" / "stages.json").write_text("{}")
+    assert [m.seed for m in run_study(study, settings(out), seeds=(0,)).measurements] == [0]
+
+
 def test_the_command_line_refuses_with_exit_code_2(tmp_path, capsys):
     out = str(tmp_path / "study")
     assert main(["study", "ablation", "--data", "digits", "--out", out]) == 2

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -76,7 +76,8 @@ def run_study(
         study: The study.
         layers: The settings of its runs, a later one winning; ``out`` is the study's folder. What the study itself
             varies is refused in all but the first, which may be a preset.
-        seeds: Of each variant, a cell each.
+        seeds: Of each variant, a cell each. Others that were done in the same folder before, with the same settings,
+            stay in the table.
         progress: Where to report; nowhere by default.
 
     Raises:
@@ -87,8 +88,8 @@ def run_study(
     _refuse_varied(study, layers[1:])
     base = make_config(*layers, subject=f"pgnas study {study.name}")
     variants = _checked(study, base, seeds)
-    measurements: list[Measurement] = []
     with _folder(Path(base.out), processes):
+        measurements = _measured(study, lambda: _done_before(variants, base, seeds), processes)
         for seed in seeds:
             done: dict[str, Cell] = {}
             for variant in variants:
@@ -99,7 +100,7 @@ def run_study(
                     finetune(cell.path, study.finetuning, progress=progress)
                 done[variant.name] = cell
             processes.from_first(functools.partial(study.finish, done))
-            measurements += _measured(study, list(done.values()), processes)
+            measurements += _measured(study, done.values, processes)
             result = StudyResult(study, Path(base.out), tuple(measurements))
             processes.from_first(result.write)
     return result
@@ -161,9 +162,34 @@ def _planned(
     return Cell(variant, _config(variant, base, seed, processes.from_first(settle)))
 
 
-def _measured(study: Study, cells: Sequence[Cell], processes: Processes) -> list[Measurement]:
-    """What the cells of a seed contribute, read by the first process."""
-    rows = processes.from_first(lambda: [asdict(m) for cell in cells for m in study.measure(cell)])
+def _done_before(variants: Sequence[Variant], base: RunConfig, seeds: Sequence[int]) -> list[Cell]:
+    """The cells of other seeds in the study's folder that are all done, with these settings: they stay in its table."""
+    prefix = f"{variants[0].name}-seed"
+    named = [path.name.removeprefix(prefix) for path in Path(base.out).glob(f"{prefix}*")]
+    others = sorted(int(name) for name in named if name.isdecimal() and int(name) not in seeds)
+    found: list[Cell] = []
+    for seed in others:
+        cells = [_done_cell(variant, base, seed) for variant in variants]
+        found += [cell for cell in cells if cell is not None] if None not in cells else []
+    return found
+
+
+def _done_cell(variant: Variant, base: RunConfig, seed: int) -> Cell | None:
+    config = _config(variant, base, seed)
+    try:
+        there = read_config(Path(config.out))
+        with RunFolder.open(config.out, writer=False) as folder:
+            done = folder.stage_done("report")
+    except InputError:  # not begun, or damaged
+        return None
+    if variant.settled is not None:
+        config = replace(config, **{name: getattr(there, name) for name in variant.settled.names})
+    return Cell(variant, config) if done and replace(there, out=config.out) == config else None
+
+
+def _measured(study: Study, cells: Callable[[], Iterable[Cell]], processes: Processes) -> list[Measurement]:
+    """What cells contribute, read by the first process."""
+    rows = processes.from_first(lambda: [asdict(m) for cell in cells() for m in study.measure(cell)])
     return [Measurement(row["row"], row["seed"], row["values"], tuple(row["accuracies"])) for row in rows]
 
 
