@@ -21,6 +21,7 @@ STEPS = (
     "conv", "wide", "grouped", "depthwise", "multiplied", "norm", "relu", "in place", "prelu", "add", "mul", "cat",
     "twice", "excite", "scale", "pool", "resize", "slice", "pad", "split", "narrow", "permute", "shift", "again",
     "group norm", "layer norm", "shuffle", "stack", "transposed", "tokens", "heads",
+    "attention", "queries",
 )  # fmt: skip
 
 
@@ -133,6 +134,17 @@ class Made(nn.Module):
                 z = self.layer(name, conv, c, 4, 1)(x)
                 z = self.layer(f"{name}b", conv, 2, 3, 1)(z.reshape(x.size(0) * 2, 2, x.size(2), x.size(3)))
                 return z.reshape(x.size(0), 6, x.size(2), x.size(3))
+            case "attention":
+                tokens = self.layer(name, nn.Linear, c, 6)(x.flatten(2).transpose(1, 2))
+                mixed = self.layer(f"{name}b", nn.MultiheadAttention, 6, 3, batch_first=True)(tokens, tokens, tokens)[0]
+                return (mixed + tokens).transpose(1, 2).reshape(x.size(0), 6, x.size(2), x.size(3))
+            case "queries":
+                n = x.size(2) * x.size(3)
+                qkv = self.layer(name, nn.Linear, c, 24)(x.flatten(2).transpose(1, 2)).reshape(x.size(0), n, 3, 4, 2)
+                q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+                z = (q @ k.transpose(-2, -1)).softmax(-1) @ F.relu(v)
+                z = self.layer(f"{name}b", nn.Linear, 8, 5)(z.transpose(1, 2).flatten(2))
+                return z.transpose(1, 2).unflatten(2, (x.size(2), x.size(3)))
             case _:
                 return self.layer(name, conv, c, c, 1)(self.layer(name, conv, c, c, 1)(x))
 

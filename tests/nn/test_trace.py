@@ -191,7 +191,10 @@ class DropPath(nn.Module):
 
 def test_behaviour_in_training_that_is_lost_is_noted() -> None:
     made = supernet(nn.Sequential(nn.Conv2d(3, 4, 1), Noisy()), X)
-    assert made.report.notes == ("'1' reads self.training: the supernet keeps what it does in evaluation",)
+    lost = "self.training: the supernet keeps what it does in evaluation"
+    assert made.report.notes == (f"'1' reads {lost}",)
+    made = supernet(nn.Sequential(nn.Conv2d(3, 4, 1), Noisy(), Noisy(), Noisy()), X)
+    assert made.report.notes == (f"'1' and 2 more of its type read {lost}",)
 
 
 def test_stochastic_depth_keeps_its_training_behaviour_and_lets_channels_through() -> None:

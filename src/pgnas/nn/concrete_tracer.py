@@ -105,7 +105,7 @@ class ConcreteTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Layers with a rule, and those whose behaviour in training would be lost by looking inside."""
-        if m in self._opened or isinstance(m, _COMPOSITES):
+        if m in self._opened or _is_composite(m):
             return False
         known = super().is_leaf_module(m, module_qualified_name) or own_layer(m) is not None
         known = known or isinstance(m, OutputGate)
@@ -225,13 +225,17 @@ def _sized_methods_recorded() -> Iterator[None]:
 
 def reads_mode(module: nn.Module) -> bool:
     """Whether the forward of a module reads ``self.training`` for more than a functional dropout."""
-    if isinstance(module, _COMPOSITES):
+    if _is_composite(module):
         return False
     try:
         source = textwrap.dedent(inspect.getsource(type(module).forward))
     except (OSError, TypeError):
         return False
     return "self.training" in re.sub(r"training\s*=\s*self\.training", "", source)
+
+
+def _is_composite(module: nn.Module) -> bool:
+    return any(type(module).forward is kind.forward for kind in _COMPOSITES)
 
 
 def has_torch_forward(module: nn.Module) -> bool:

@@ -196,10 +196,14 @@ def _record_in_training(
 def _mode_notes(model: nn.Module, tracer: ConcreteTracer, *, headed: bool) -> list[str]:
     """Modules that were traced through although they behave differently in training."""
     heads = ["the network's auxiliary heads answer in training; they are not gated and no part of the found network"]
+    readers: dict[type, list[str]] = {}
+    for name, module in model.named_modules():
+        if not tracer.is_leaf_module(module, name) and reads_mode(module) and not (headed and module is model):
+            readers.setdefault(type(module), []).append(name or type(model).__name__)
     return heads * headed + [
-        f"'{name or type(model).__name__}' reads self.training: the supernet keeps what it does in evaluation"
-        for name, module in model.named_modules()
-        if not tracer.is_leaf_module(module, name) and reads_mode(module) and not (headed and module is model)
+        f"'{first}'{f' and {len(others)} more of its type read' if others else ' reads'} self.training: "
+        "the supernet keeps what it does in evaluation"
+        for first, *others in readers.values()
     ]
 
 
