@@ -83,7 +83,11 @@ def make_front(arguments: argparse.Namespace) -> list[dict]:
     wanted = FrontSettings(caps=tuple(arguments.caps), epochs=arguments.tuning, start=arguments.start)
     reporter = make_reporter()
     if arguments.trunk:
-        run(replace(config, decide_at="never", lr_floor=wanted.first_lr), until="search", progress=reporter)
+        run(
+            replace(config, decide_at="never", lr_floor=wanted.first_lr(config.optimizer)),
+            until="search",
+            progress=reporter,
+        )
     else:
         run(config, progress=reporter)
     found = front(config.out, wanted, progress=reporter)

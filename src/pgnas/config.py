@@ -25,6 +25,10 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Baseline = Literal["full", "uniform"]
 ScheduleName = Literal["cosine", "multistep", "sgdr"]
+OptimizerName = Literal["sgd", "adamw"]
+PEAK_LR: dict[OptimizerName, float] = {"sgd": 0.1, "adamw": 0.001}
+"""The learning rate, unless one is given; what else has one of its own has it in proportion."""
+WEIGHT_DECAY: dict[OptimizerName, float] = {"sgd": 5e-4, "adamw": 0.05}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +45,8 @@ class RunConfig:
         weights: A ``.safetensors`` file of starting weights for the full network.
         epochs: Epochs in all, supernet and found network together; ``None``: 20, more for small data sets.
         batch_size: Images a step, over all processes together.
-        lr: Peak learning rate of the weights (SGD, Nesterov momentum 0.9).
+        optimizer: Of the weights: ``sgd`` with Nesterov momentum 0.9, or ``adamw``, which transformers want.
+        lr: Peak learning rate of the weights; ``None``: 0.1, with ``adamw`` 0.001.
         schedule: The learning rate over the run: ``cosine``; ``multistep``: a tenth from every milestone on; ``sgdr``:
             cosines that restart.
         warmup: Epochs of linear warm-up; ``None``: a twentieth of a ``cosine`` run, else 0.
@@ -49,7 +54,8 @@ class RunConfig:
         milestones: Epochs after which ``multistep`` divides the learning rate by 10; need not be whole.
         restart_epochs: Epochs of the first cosine of ``sgdr``; need not be whole.
         restart_growth: Each later cosine of ``sgdr`` is this many times as long.
-        weight_decay: L2 decay of the weights; ``None``: 0 with the paper prior (its KL replaces it), else 5e-4.
+        weight_decay: L2 decay of the weights, with ``adamw`` decoupled from the gradient; ``None``: 0 with the paper
+            prior (its KL replaces it), else 5e-4, with ``adamw`` 0.05.
         image_size: Side in pixels to which images are resized; ``None``: as they are, 224 for a folder of mixed sizes.
         augment: Random crop, flip and cutout of the training images; ``auto``: by data set.
         cutout: Side in pixels of the square hole in training images; ``None``: what ``augment`` says.
@@ -117,7 +123,8 @@ class RunConfig:
     weights: str | None = None
     epochs: int | None = None
     batch_size: int = 128
-    lr: float = 0.1
+    optimizer: OptimizerName = "sgd"
+    lr: float | None = None
     schedule: ScheduleName = "cosine"
     warmup: float | None = None
     lr_floor: float = 0.0
@@ -210,6 +217,11 @@ class RunConfig:
         """The settings that were given or have a default, by name; those that are ``None`` are left out."""
         values = dataclasses.asdict(self)
         return {name: value for name, value in values.items() if value is not None}
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate in force."""
+        return PEAK_LR[self.optimizer] if self.lr is None else self.lr
 
     @property
     def has_cap(self) -> bool:
@@ -343,8 +355,9 @@ def _check_numbers(config: RunConfig) -> None:
 
 
 def _check_schedule(config: RunConfig) -> None:
-    if config.lr_floor > config.lr:
-        raise ConfigError("--lr-floor", f"must be at most --lr {config.lr:g}", value=config.lr_floor, remedy="lower it")
+    if config.lr_floor > config.peak_lr:
+        rule = f"must be at most --lr {config.peak_lr:g}"
+        raise ConfigError("--lr-floor", rule, value=config.lr_floor, remedy="lower it")
     milestones = config.milestones
     if bool(milestones) != (config.schedule == "multistep"):
         value = f"--schedule {config.schedule} with {'some' if milestones else 'none'}"

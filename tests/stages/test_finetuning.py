@@ -19,7 +19,7 @@ from pgnas.stages.finetuning import FinetuneSettings, finetune
 from pgnas.stages.phases import NetworkPhase
 from pgnas.stages.status import status
 
-SHORT = FinetuneSettings(epochs=2, lr=0.05)
+SHORT = FinetuneSettings(epochs=2, lr=0.05, weight_decay=5e-4)
 
 
 @pytest.fixture(scope="module")

@@ -149,12 +149,12 @@ def test_a_killed_front_ends_as_the_whole_one(made, searched, tmp_path):
 def test_the_learning_rate_begins_as_asked_and_ends_at_nothing(made, searched):
     rows = [json.loads(line) for line in (searched / "front" / "macs-30pct" / "metrics.jsonl").read_text().splitlines()]
     assert [row["stage"] for row in rows] == 3 * ["train"]
-    assert 0 < rows[-1]["lr"] < 0.1 * CAPS.first_lr < rows[0]["lr"]
+    assert 0 < rows[-1]["lr"] < 0.1 * CAPS.first_lr("sgd") < rows[0]["lr"]
     settings = tomllib.loads((searched / "front" / "macs-30pct" / "config.toml").read_text())
     assert settings["finalists"] == 0  # what a point may cost is for itself
     steps = 1_000
     whole = cosine_schedule(settings["lr"], (2 + 3) * steps)
-    assert whole.at(2 * steps) == pytest.approx(CAPS.first_lr, rel=0.02)
+    assert whole.at(2 * steps) == pytest.approx(CAPS.first_lr("sgd"), rel=0.02)
 
 
 def test_a_point_begins_with_what_the_next_larger_one_learned(made, searched):

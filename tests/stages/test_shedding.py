@@ -16,7 +16,7 @@ from pgnas import stages
 from pgnas.amounts import Budget
 from pgnas.architecture import Architecture
 from pgnas.bayes import GibbsPrior
-from pgnas.config import RunConfig
+from pgnas.config import PEAK_LR, RunConfig
 from pgnas.errors import ConfigError
 from pgnas.nn import ShedSupernet
 from pgnas.nn.gate import CLOSED
@@ -41,8 +41,9 @@ def engine():
 def make_supernet():
     torch.manual_seed(0)
     network = nn.Sequential(
-        nn.Conv2d(2, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8),
-        nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3),
+        nn.Conv2d(2, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3),
     )  # fmt: skip
     supernet = pgnas.supernet(network, torch.randn(2, 2, 4, 4), initial_drop=0.3, temperature=0.5)
     with torch.no_grad():
@@ -50,12 +51,15 @@ def make_supernet():
     return supernet
 
 
-def make_phase(engine, rule=EAGER, budget=None, averaging=0.0):
+def make_phase(engine, rule=EAGER, budget=None, averaging=0.0, optimizer="sgd"):
     supernet = make_supernet()
-    settings = PosteriorSettings(GibbsPrior(), 5000.0, {"macs": 0.4}, STEPS * EPOCHS, averaging=averaging)
+    settings = PosteriorSettings(
+        GibbsPrior(), 5000.0, {"macs": 0.4}, STEPS * EPOCHS, averaging=averaging, optimizer=optimizer
+    )
+    peak = 0.5 * PEAK_LR[optimizer]
     full = supernet.count(supernet.open()).macs
     return PosteriorPhase(
-        supernet, settings, engine=engine, schedule=CosineSchedule(0.05, STEPS * EPOCHS, 2), loss=F.cross_entropy,
+        supernet, settings, engine=engine, schedule=CosineSchedule(peak, STEPS * EPOCHS, 2), loss=F.cross_entropy,
         shedder=None if rule is None else Shedder.of(supernet, rule, examples=64.0),
         spending=Spending(full, STEPS, STEPS * EPOCHS, EPOCHS, budget),
     )  # fmt: skip
@@ -87,10 +91,11 @@ class Kept(NoStore):
         return copy.deepcopy(self.states[-1]) if self.states else None
 
 
-@pytest.mark.parametrize("averaging", [0.0, 5.0])
-def test_training_goes_on_as_if_nothing_had_left(engine, averaging):
+@pytest.mark.parametrize(("averaging", "optimizer"), [(0.0, "sgd"), (5.0, "sgd"), (0.0, "adamw")])
+def test_training_goes_on_as_if_nothing_had_left(engine, averaging, optimizer):
     """Against a phase whose gates are closed at the same moments and whose channels all stay."""
-    shed, whole = make_phase(engine, averaging=averaging), make_phase(engine, rule=None, averaging=averaging)
+    more = {"averaging": averaging, "optimizer": optimizer}
+    shed, whole = make_phase(engine, **more), make_phase(engine, rule=None, **more)
     closings = [state["phase"]["shedder"]["closed"] for state in train(shed, range(EPOCHS), Kept()).states]
     whole.spending, whole.finish_epoch = None, lambda epoch: whole.whole.gates.close_(closings[epoch - 1])
     train(whole, range(EPOCHS))
@@ -100,34 +105,37 @@ def test_training_goes_on_as_if_nothing_had_left(engine, averaging):
     torch.testing.assert_close(shed.whole.gates.unit_logits[open_], whole.whole.gates.unit_logits[open_])
     moments = [phase.logits["logits"].state[phase.whole.gates.unit_logits]["exp_avg_sq"] for phase in (shed, whole)]
     torch.testing.assert_close(moments[0][open_], moments[1][open_])
-    left, momentum = shed.supernet, shed.momentum()
+    left, kept = shed.supernet, shed.moments()
+    assert kept.keys() == ({"momentum_buffer"} if optimizer == "sgd" else {"exp_avg", "exp_avg_sq", "step"})
     ones = left.put(left.take({n: torch.ones_like(p) for n, p in whole.whole.body.named_parameters()}))
     shed.settle()
     whole.settle()
     everything = dict(whole.whole.body.named_parameters())
     for name, value in shed.whole.body.named_parameters():
         torch.testing.assert_close(value[ones[name] == 1], everything[name][ones[name] == 1], rtol=1e-3, atol=1e-5)
-        expected = whole.momentum()[name] * ones[name]
-        torch.testing.assert_close(momentum[name], expected, rtol=1e-3, atol=1e-5)
+        for slot, values in whole.moments().items():
+            expected = values[name] * (1 if slot == "step" else ones[name])
+            torch.testing.assert_close(kept[slot][name], expected, rtol=1e-3, atol=1e-5)
     x = torch.cat([batch for batch, _ in loader()])
     with torch.no_grad():
         torch.testing.assert_close(shed.whole.eval()(x), whole.whole.eval()(x), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("averaging", [0.0, 5.0])
-def test_a_search_resumed_through_a_shedding_is_the_same(engine, averaging):
-    straight = make_phase(engine, averaging=averaging)
+@pytest.mark.parametrize(("averaging", "optimizer"), [(0.0, "sgd"), (5.0, "sgd"), (0.0, "adamw")])
+def test_a_search_resumed_through_a_shedding_is_the_same(engine, averaging, optimizer):
+    more = {"averaging": averaging, "optimizer": optimizer}
+    straight = make_phase(engine, **more)
     store = train(straight, range(EPOCHS), Kept())
     assert straight.shedder.moments == EAGER.moments
     assert store.states[0]["phase"]["shedder"]["closed"].any()
-    expected = digest([straight.logits["logits"].state_dict(), straight.momentum()])
+    expected = digest([straight.logits["logits"].state_dict(), straight.moments()])
     straight.settle()
     for kept in (1, 2, EPOCHS - 1):
-        resumed, again = make_phase(engine, averaging=averaging), Kept()
+        resumed, again = make_phase(engine, **more), Kept()
         again.states = store.states[:kept]
         train(resumed, range(EPOCHS), again)
         assert resumed.spending == straight.spending
-        assert digest([resumed.logits["logits"].state_dict(), resumed.momentum()]) == expected
+        assert digest([resumed.logits["logits"].state_dict(), resumed.moments()]) == expected
         resumed.settle()
         assert digest(resumed.whole.state_dict()) == digest(straight.whole.state_dict())
 

@@ -154,8 +154,8 @@ def finetune(
     /,
     *,
     epochs: Annotated[int, _WHOLE] = 10,
-    lr: float = 0.01,
-    weight_decay: float = 5e-4,
+    lr: float | None = None,
+    weight_decay: float | None = None,
     out: Path | None = None,
 ) -> None:
     """Train the found network of a finished run further, with plain weight decay, and export it again.
@@ -165,8 +165,8 @@ def finetune(
     Args:
         path: The run folder.
         epochs: Epochs.
-        lr: Peak learning rate (SGD, Nesterov momentum 0.9, cosine after warm-up).
-        weight_decay: L2 decay of the weights.
+        lr: Peak learning rate of the run's optimiser (cosine after warm-up); not given: 0.01, with AdamW 1e-4.
+        weight_decay: Decay of the weights; not given: 5e-4, with AdamW 0.05.
         out: Work in a copy of the run folder, made here; not given: in the run folder itself.
     """
     with reporter() as progress:

@@ -78,7 +78,7 @@ def require_same(path: Path, there: RunConfig, now: RunConfig) -> None:
     Raises:
         RunFolderError: The settings differ; the first three that do are named.
     """
-    before, after = dataclasses.asdict(there), dataclasses.asdict(now)
+    before, after = ({**dataclasses.asdict(config), "lr": config.peak_lr} for config in (there, now))
     names = [name for name in field_names() if name != "out" and before[name] != after[name]]
     if names:
         shown = [f"{name}: {_shown(before[name])} there, {_shown(after[name])} now" for name in names[:3]]

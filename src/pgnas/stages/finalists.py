@@ -115,7 +115,7 @@ def hold_finals(
         run.progress.note(f"finals of {wanted} candidates would take too much of the budget, which pays for {paid}")
     if len(finalists) == 1:
         return best_first[0], {}
-    left, spent = halve(run, store, finalists, epochs=config.finalist_epochs, lr=LR_SHARE * config.lr)
+    left, spent = halve(run, store, finalists, epochs=config.finalist_epochs, lr=LR_SHARE * config.peak_lr)
     facts: dict[str, Any] = {"finalists": len(finalists), "finalists_spent": spent}
     if len(left) > 1:
         facts["runner_up"] = left[1]

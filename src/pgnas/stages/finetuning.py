@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from pgnas.config import PEAK_LR, WEIGHT_DECAY, OptimizerName
 from pgnas.data import DataSet
 from pgnas.errors import ConfigError, InputError, RunFolderError
 from pgnas.processes import join
@@ -30,6 +31,8 @@ FINETUNE = "finetune"
 _SETTINGS = "finetune.settings"
 _SAME = ("architecture.json", "found.safetensors")
 """What a copy of a run has in common with it."""
+_LR_SHARE = 0.1
+"""Of a run's learning rate, where none is given."""
 _EXPORTED = (exporting.WEIGHTS_NAME, exporting.NETWORK_NAME, *finishing.FORMATS)
 _WRITTEN = (TUNED_NAME, "metrics.jsonl", "result.json", reporting.REPORT_NAME, *_EXPORTED)
 
@@ -40,23 +43,31 @@ class FinetuneSettings:
 
     Attributes:
         epochs: Epochs.
-        lr: Peak learning rate (SGD, Nesterov momentum 0.9, cosine after warm-up).
-        weight_decay: L2 decay of kernels and matrices.
+        lr: Peak learning rate of the run's optimiser (cosine after warm-up); ``None``: 0.01, with AdamW 1e-4.
+        weight_decay: Decay of kernels and matrices; ``None``: 5e-4, with AdamW 0.05.
     """
 
     epochs: int = 10
-    lr: float = 0.01
-    weight_decay: float = 5e-4
+    lr: float | None = None
+    weight_decay: float | None = None
 
     def __post_init__(self) -> None:
         bounds = {
             "--epochs": (self.epochs, 1 <= self.epochs <= 1_000_000, "lie in [1, 1000000]"),
-            "--lr": (self.lr, 0 < self.lr <= 1_000, "lie in (0, 1000]"),
-            "--weight-decay": (self.weight_decay, 0 <= self.weight_decay <= 1_000, "lie in [0, 1000]"),
+            "--lr": (self.lr, self.lr is None or 0 < self.lr <= 1_000, "lie in (0, 1000]"),
+            "--weight-decay": (self.weight_decay, 0 <= (self.weight_decay or 0) <= 1_000, "lie in [0, 1000]"),
         }
         for flag, (value, good, rule) in bounds.items():
             if not good:
                 raise ConfigError(flag, f"must {rule}", value=value, remedy="choose a value inside")
+
+    def peak_lr(self, optimizer: OptimizerName) -> float:
+        """The learning rate in force."""
+        return _LR_SHARE * PEAK_LR[optimizer] if self.lr is None else self.lr
+
+    def decay(self, optimizer: OptimizerName) -> float:
+        """The weight decay in force."""
+        return WEIGHT_DECAY[optimizer] if self.weight_decay is None else self.weight_decay
 
 
 def finetune(
@@ -174,7 +185,9 @@ def tuning_command(folder: RunFolder) -> str:
 
 
 def _note_settings(folder: RunFolder, settings: FinetuneSettings) -> None:
-    known, now = folder.stage_facts(_SETTINGS), asdict(settings)
+    optimizer = folder.config.optimizer
+    known = folder.stage_facts(_SETTINGS)
+    now = {**asdict(settings), "lr": settings.peak_lr(optimizer), "weight_decay": settings.decay(optimizer)}
     if not known:
         folder.mark_done(_SETTINGS, 0.0, **now)
     elif known != now:
@@ -192,9 +205,10 @@ def _train(run: Context, store: FolderStore, settings: FinetuneSettings) -> dict
         network,
         name="finetune",
         engine=run.engine,
-        schedule=cosine_schedule(settings.lr, settings.epochs * run.steps_an_epoch),
+        optimizer=run.config.optimizer,
+        schedule=cosine_schedule(settings.peak_lr(run.config.optimizer), settings.epochs * run.steps_an_epoch),
         loss=run.recipe.loss,
-        weight_decay=settings.weight_decay,
+        weight_decay=settings.decay(run.config.optimizer),
         compiled=run.compile_choice("finetune", planned),
     )
     run.train(phase, range(settings.epochs), store)

@@ -188,7 +188,7 @@ def _searched_on(run: Context, settings: FrontSettings, cap: str) -> RunConfig:
         run, settings, cap,
         epochs=None,
         budget=str(settings.epochs),
-        lr=settings.first_lr,
+        lr=settings.first_lr(run.config.optimizer),
         decide_at=f"{settings.search_share:.0%}",
         shed="auto",
         **_few(run),
@@ -205,7 +205,7 @@ def _retargeted(run: Context, settings: FrontSettings, cap: str, more: int) -> R
         run, settings, cap,
         epochs=epochs,
         # The end of this cosine is what is used. Its peak has a bound; less is then asked of very few, late epochs.
-        lr=run.config.lr if more == 0 else min(MOST_LR, settings.first_lr / begun),
+        lr=run.config.peak_lr if more == 0 else min(MOST_LR, settings.first_lr(run.config.optimizer) / begun),
         decide_at="never" if more == 0 else f"{100 * searched / epochs:.8f}%",
         budget=None,
         **(_few(run) if settings.is_joint else {}),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from pgnas.amounts import Amount
+from pgnas.config import PEAK_LR, OptimizerName
 from pgnas.errors import ConfigError
 
 DESCENT_SHARE = 0.5
@@ -30,7 +31,8 @@ class FrontSettings:
         epochs: What each network may cost after the search, in epochs of the full network, multiply-adds x examples:
             small networks are trained for more epochs. Ranking the candidates of a re-targeted posterior comes on top.
             0: the posterior is re-targeted and nothing is trained.
-        lr: Learning rate at the beginning of these, from where it falls to 0; ``None``: 0.03, or 0.1 with "joint".
+        lr: Learning rate at the beginning of these, from where it falls to 0; ``None``: 0.03, or 0.1 with "joint", and
+            a hundredth of that with AdamW.
         cost: What is capped: multiply-adds or parameters.
         start: What each begins with: the next larger network, trained (the first: that of the run), the search of the
             next larger one (the first: of the run), or always the run's search; or, "joint", the search of the next
@@ -52,7 +54,7 @@ class FrontSettings:
             if count is not None and not least <= count <= 1_000:
                 rule = f"must lie between {least} and 1000"
                 raise ConfigError(flag, rule, value=count, remedy="choose a number inside")
-        if not 0 < self.first_lr <= 100:
+        if self.lr is not None and not 0 < self.lr <= 100:
             raise ConfigError("--lr", "must lie in (0, 100]", value=self.lr, remedy="choose a value inside")
         if self.cost not in ("macs", "params"):
             raise ConfigError("--cost", "must be one of macs, params", value=repr(self.cost), remedy="choose one")
@@ -72,10 +74,10 @@ class FrontSettings:
             return tuple(dict.fromkeys(cap.strip() for cap in self.caps))
         return tuple(f"{100 * k / (self.points + 1):.4g}%" for k in range(1, self.points + 1))
 
-    @property
-    def first_lr(self) -> float:
-        """``lr``, or its default."""
-        return (JOINT_LR if self.is_joint else LR) if self.lr is None else self.lr
+    def first_lr(self, optimizer: OptimizerName) -> float:
+        """``lr``, or its default for the optimiser of the run."""
+        known = JOINT_LR if self.is_joint else LR
+        return known * PEAK_LR[optimizer] / PEAK_LR["sgd"] if self.lr is None else self.lr
 
     @property
     def search_share(self) -> float:

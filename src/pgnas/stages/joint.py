@@ -28,7 +28,8 @@ from pgnas.stages.context import Context
 from pgnas.stages.engine import Engine
 from pgnas.stages.epochs import run_epochs
 from pgnas.stages.front_settings import FrontSettings
-from pgnas.stages.phases import NetworkPhase, momentum_of, set_momentum
+from pgnas.stages.moments import Moments, each_moment, moments_of, no_moments, set_moments, to_tensors
+from pgnas.stages.phases import NetworkPhase
 from pgnas.stages.schedule import CosineSchedule, Schedule
 from pgnas.stages.searching import JOINT_NAME, extracted_network, spent_finding
 from pgnas.stages.shedding import affordable
@@ -73,28 +74,34 @@ class Member:
         return cls(name, phase, small, shared, {n: p for n, p in named.items() if n not in shared}, turns)
 
     @torch.no_grad()
-    def load_(self, weights: Mapping[str, Tensor], momentum: Mapping[str, Tensor]) -> None:
-        """Take its slices of the shared weights and of their momentum."""
+    def load_(self, weights: Mapping[str, Tensor], moments: Moments) -> None:
+        """Take its slices of the shared weights and of their optimiser's moments."""
         for name, parameter in self.shared.items():
             parameter.copy_(self.small.take(name, weights[name]))
-        taken = {name: self.small.take(name, momentum[name]) for name in self.shared}
-        set_momentum(self.phase.weights, self.shared, taken)
+        of_shared = {slot: {name: values[name] for name in self.shared} for slot, values in moments.items()}
+        set_moments(self.phase.weights, self.shared, each_moment(of_shared, self.small.take))
 
-    def put_(self, weights: Mapping[str, Tensor], momentum: Mapping[str, Tensor]) -> None:
+    def put_(self, weights: Mapping[str, Tensor], moments: Moments) -> None:
         """Write its slices back; the inverse of :meth:`load_`."""
         for name, parameter in self.shared.items():
             self.small.put_(name, weights[name], parameter.detach())
-        for name, buffer in momentum_of(self.phase.weights, self.shared).items():
-            self.small.put_(name, momentum[name], buffer)
+        for slot, values in moments_of(self.phase.weights, self.shared).items():
+            for name, value in values.items():
+                if value.ndim == 0:  # a number of steps
+                    moments[slot][name].copy_(value)
+                else:
+                    self.small.put_(name, moments[slot][name], value)
 
-    def whole_momentum(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Its momentum in tensors shaped like the supernet's; 0 where it keeps nothing."""
-        found = {}
-        for name, buffer in momentum_of(self.phase.weights, {**self.shared, **self.own}).items():
-            if name in weights:
-                found[name] = torch.zeros_like(weights[name])
-                self.small.put_(name, found[name], buffer)
-        return found
+    def whole_moments(self, weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """Its optimiser's moments in tensors shaped like the supernet's; 0 where it keeps nothing."""
+
+        def whole(name: str, value: Tensor) -> Tensor:
+            found = torch.zeros_like(weights[name])
+            self.small.put_(name, found, value)
+            return found
+
+        known = {name: p for name, p in {**self.shared, **self.own}.items() if name in weights}
+        return each_moment(moments_of(self.phase.weights, known), whole)
 
 
 class JointPhase(Phase):
@@ -111,7 +118,7 @@ class JointPhase(Phase):
 
     Attributes:
         shared: The weights.
-        momentum: Theirs.
+        moments: Their optimiser's.
     """
 
     def __init__(
@@ -129,7 +136,7 @@ class JointPhase(Phase):
         self.members, self.shared = tuple(members), dict(weights)
         self._seed, self._begin = seed, begin
         self._round = [member for member in self.members for _ in range(member.turns)]
-        self.momentum = {key: torch.zeros_like(value) for key, value in self.shared.items()}
+        self.moments = no_moments(self.members[0].phase.weights, self.shared)
         self.network = nn.ModuleList(member.phase.network for member in members)
         self._turn(0)
 
@@ -150,7 +157,7 @@ class JointPhase(Phase):
     def prepare_step(self, step: int) -> None:
         """Hand the weights to the network whose turn it is."""
         self._turn(step)
-        self._now.load_(self.shared, self.momentum)
+        self._now.load_(self.shared, self.moments)
         super().prepare_step(step)
 
     def loss(self, inputs: tuple[Tensor, ...], targets: Any, step: int, *, noise: Tensor | None = None) -> Tensor:
@@ -159,24 +166,25 @@ class JointPhase(Phase):
 
     def finish_step(self, step: int) -> None:
         """Take the weights back."""
-        self._now.put_(self.shared, self.momentum)
+        self._now.put_(self.shared, self.moments)
 
     def hand_out(self) -> None:
         """Give every network its slices of the shared weights, as at the end."""
         for member in self.members:
-            member.load_(self.shared, self.momentum)
+            member.load_(self.shared, self.moments)
 
     def state(self) -> dict[str, Any]:
         """The shared weights, and of each member what is its own."""
         members = {member.name: member.phase.state() for member in self.members}
-        shared = {"shared": dict(self.shared), "momentum": dict(self.momentum)}
+        shared = {"shared": dict(self.shared), "moments": dict(self.moments)}
         return shared | {"members": members} | self.scaler_state()
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """The inverse of :meth:`state`."""
-        for mine, saved in ((self.shared, state["shared"]), (self.momentum, state["momentum"])):
+        saved: Moments = {"weights": state["shared"], **state["moments"]}
+        for slot, mine in {"weights": self.shared, **self.moments}.items():
             for name, tensor in mine.items():
-                tensor.copy_(saved[name])
+                tensor.copy_(saved[slot][name])
         for member in self.members:
             member.phase.load_state(state["members"][member.name])
         self.load_scaler(state)
@@ -248,7 +256,7 @@ def train_together(
         seconds = run.folder.stage_seconds(phase.name) / len(points)
         for member in phase.members:
             folder = points[member.name].folder
-            folder.save_tensors("momentum.safetensors", member.whole_momentum(phase.shared))
+            folder.save_tensors("momentum.safetensors", to_tensors(member.whole_moments(phase.shared)))
             folder.save_tensors(JOINT_NAME, member.small.module.state_dict())
             passes = stop * member.turns / sum(turns)
             facts = {"caps": list(points), "epochs": stop, "passes": passes, "spent": paid * left[member.name]}
@@ -288,6 +296,6 @@ def _joint_phase(
     ]
     steps = round(epochs * run.steps_an_epoch / (1 - settings.search_share))
     return JointPhase(
-        members, weights, engine=run.engine, schedule=CosineSchedule(settings.first_lr, steps, 0),
+        members, weights, engine=run.engine, schedule=CosineSchedule(settings.first_lr(run.config.optimizer), steps, 0),
         begin=settings.search_share * steps, seed=run.config.seed, name=name,
     )  # fmt: skip

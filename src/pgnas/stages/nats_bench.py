@@ -207,7 +207,7 @@ def _hold(run: Context, store: FolderStore, *, names: Sequence[str], epochs: int
         network = functools.partial(_network, run, name)
         cost = run.recipe.cost(measure(network(), (run.example,)))
         finalists.append(Finalist(name, cost, functools.partial(_phase, run, network)))
-    left, spent = halve(run, store, finalists, epochs=epochs, lr=run.config.lr)
+    left, spent = halve(run, store, finalists, epochs=epochs, lr=run.config.peak_lr)
     return {"winner": left[0], "runner_up": left[1], "spent": spent}
 
 

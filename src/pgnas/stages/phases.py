@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from pgnas.bayes import CapController, Prior, elbo, ramp
+from pgnas.config import OptimizerName
 from pgnas.errors import DivergedError
 from pgnas.nn import ShedSupernet, Supernet
 from pgnas.nn.cost import CostName
 from pgnas.stages.compiled import CompiledForward
-from pgnas.stages.engine import Engine, parameter_groups
+from pgnas.stages.engine import Engine
+from pgnas.stages.moments import Moments, each_moment, make_optimizer, moments_of, renamed, set_moments
 from pgnas.stages.schedule import Schedule
 from pgnas.stages.shedding import Pace, Shedder, Spending
 from pgnas.stages.training import DIVERGED_REMEDY, Loss, Phase, recalibrate
@@ -48,7 +50,8 @@ class PosteriorSettings:
         logit_lr: Learning rate of the logits; ``None``: they stay as they are.
         weights_only: Steps at the start in which the weights learn and the logits do not.
         weight_decay: L2 decay of the weights.
-        momentum: Nesterov momentum of the weights.
+        optimizer: Of the weights.
+        momentum: Their Nesterov momentum, or first beta.
         averaging: Steps over which the weights are averaged, exponentially; the average is what the phase ends with.
             At most 1: the weights of the last step are.
         begun: Cost to where its cap begins to fall, as a share of the full network's; 1 where it is not given.
@@ -62,6 +65,7 @@ class PosteriorSettings:
     reach: float = 0.7
     logit_lr: float | None = 0.05
     weights_only: int = 0
+    optimizer: OptimizerName = "sgd"
     weight_decay: float = 5e-4
     momentum: float = 0.9
     averaging: float = 0.0
@@ -118,15 +122,15 @@ class PosteriorPhase(Phase):
         self.controllers = dict.fromkeys(settings.caps, stiffened(CapController()))
         self._costs: dict[CostName, Tensor] = {}
 
-    def _adopt(
-        self, supernet: Supernet | ShedSupernet, momentum: Mapping[str, Tensor], average: dict[str, Tensor]
-    ) -> None:
-        """Train this from now on, with this momentum and average of its weights (none: they begin here)."""
+    def _adopt(self, supernet: Supernet | ShedSupernet, moments: Moments, average: dict[str, Tensor]) -> None:
+        """Train this from now on, with these moments and this average of its weights (none: they begin here)."""
         self.network = self.supernet = supernet
         self._forward: Callable[..., Any] = CompiledForward(supernet) if self._compiled else supernet
-        sgd = _nesterov(supernet.weight_parameters(), self.schedule, self.settings.weight_decay, self.settings.momentum)
-        set_momentum(sgd, dict(supernet.body.named_parameters()), momentum)
-        self.weights = sgd
+        wanted = self.settings
+        self.weights = make_optimizer(
+            wanted.optimizer, supernet.weight_parameters(), self.schedule, wanted.weight_decay, wanted.momentum
+        )
+        set_moments(self.weights, dict(supernet.body.named_parameters()), moments)
         self.average = average or self._average_begun()
 
     def _average_begun(self) -> dict[str, Tensor]:
@@ -219,16 +223,17 @@ class PosteriorPhase(Phase):
             return
         assert self.shedder is not None
         assert self.spending is not None
-        momentum, average = self.momentum(), self._of_whole(self.average)
+        moments, average = self.moments(), self._of_whole(self.average)
         self._put_back()
-        self._adopt_left(closed, momentum, average)
+        self._adopt_left(closed, moments, average)
         self.spending.plan(epoch, self.shedder.macs)
 
-    def _adopt_left(self, closed: Tensor, momentum: Mapping[str, Tensor], average: Mapping[str, Tensor]) -> None:
+    def _adopt_left(self, closed: Tensor, moments: Moments, average: Mapping[str, Tensor]) -> None:
         self.whole.gates.close_(closed)
         left = ShedSupernet(self.whole)
         self.engine.place(left)
-        self._adopt(left, left.take(momentum), left.take(average))
+        kept = renamed(moments, {name: name for name, _ in left.body.named_parameters()})
+        self._adopt(left, each_moment(kept, lambda name, value: left.take({name: value})[name]), left.take(average))
 
     def _put_back(self) -> None:
         if isinstance(self.supernet, ShedSupernet):
@@ -312,9 +317,10 @@ class PosteriorPhase(Phase):
         self.load_scaler(state)
         self.controllers = {kind: CapController.from_dict(c) for kind, c in state["caps"].items()}
 
-    def momentum(self) -> dict[str, Tensor]:
-        """Each weight's momentum, by the weight's name; 0 where channels left."""
-        return self._of_whole(momentum_of(self.weights, dict(self.supernet.body.named_parameters())))
+    def moments(self) -> dict[str, dict[str, Tensor]]:
+        """The optimiser's moments of each weight; 0 where channels left."""
+        found = moments_of(self.weights, dict(self.supernet.body.named_parameters()))
+        return each_moment(found, lambda name, value: self._of_whole({name: value})[name])
 
     def _of_whole(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return self.supernet.put(tensors) if isinstance(self.supernet, ShedSupernet) else tensors
@@ -336,8 +342,9 @@ class NetworkPhase(Phase):
         schedule: Learning rate, over the whole run's steps.
         loss: Mean loss of a batch.
         weight_decay: L2 decay of kernels and matrices.
-        momentum: Nesterov momentum.
-        buffers: Momentum to start from, by parameter name.
+        optimizer: Of the weights.
+        momentum: Nesterov momentum, or AdamW's first beta.
+        moments: The optimiser's to start from.
         compiled: Whether to compile the forward pass.
         pace: Where its steps lie in the schedule; None: where the run's steps do.
     """
@@ -351,8 +358,9 @@ class NetworkPhase(Phase):
         schedule: Schedule,
         loss: Loss,
         weight_decay: float,
+        optimizer: OptimizerName = "sgd",
         momentum: float = 0.9,
-        buffers: Mapping[str, Tensor] | None = None,
+        moments: Moments | None = None,
         compiled: bool = False,
         pace: Pace | None = None,
     ) -> None:
@@ -360,9 +368,8 @@ class NetworkPhase(Phase):
         self.name, self.network, self.engine, self.schedule = name, network, engine, schedule
         self._loss = loss
         self._forward: Callable[..., Any] = CompiledForward(network) if compiled else network
-        sgd = _nesterov(list(network.parameters()), schedule, weight_decay, momentum)
-        set_momentum(sgd, dict(network.named_parameters()), buffers or {})
-        self.weights = sgd
+        self.weights = make_optimizer(optimizer, list(network.parameters()), schedule, weight_decay, momentum)
+        set_moments(self.weights, dict(network.named_parameters()), moments or {})
 
     def place(self, step: int) -> float:
         """Where its pace says."""
@@ -372,27 +379,3 @@ class NetworkPhase(Phase):
         """The plain loss."""
         with self.engine.autocast():
             return self._loss(self._forward(*inputs), targets)
-
-
-def _nesterov(
-    parameters: list[nn.Parameter], schedule: Schedule, weight_decay: float, momentum: float
-) -> torch.optim.SGD:
-    groups = parameter_groups(parameters, weight_decay)
-    return torch.optim.SGD(groups, lr=schedule.peak, momentum=momentum, nesterov=momentum > 0)
-
-
-def set_momentum(sgd: torch.optim.Optimizer, named: Mapping[str, nn.Parameter], momentum: Mapping[str, Tensor]) -> None:
-    """Set the momentum of parameters by name; those that ``momentum`` does not know keep theirs."""
-    for name, parameter in named.items():
-        if name in momentum:
-            sgd.state[parameter]["momentum_buffer"] = momentum[name].to(parameter)
-
-
-def momentum_of(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """Momentum by parameter name; parameters that were never stepped have none."""
-    state = optimizer.state
-    return {
-        name: state[p]["momentum_buffer"].detach().clone()
-        for name, p in named.items()
-        if p in state and state[p].get("momentum_buffer") is not None
-    }

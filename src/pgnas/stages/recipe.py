@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pgnas.amounts import Amount
 from pgnas.bayes import BernoulliPrior, GibbsPrior, PaperPrior, Prior
-from pgnas.config import RunConfig, Selections
+from pgnas.config import WEIGHT_DECAY, RunConfig, Selections
 from pgnas.errors import ConfigError
 from pgnas.nn import Counts, SmallNetwork, Supernet
 from pgnas.nn.auxiliary import Headed
@@ -21,6 +21,7 @@ from pgnas.seeds import derive_seed
 from pgnas.stages.candidates import Candidate, Caps
 from pgnas.stages.engine import Engine, compile_worth
 from pgnas.stages.fitting import Fitter, draw
+from pgnas.stages.moments import Moments, each_moment, renamed
 from pgnas.stages.phases import NetworkPhase, PosteriorPhase, PosteriorSettings
 from pgnas.stages.schedule import CosineSchedule, MultistepSchedule, Schedule, WarmRestarts, cosine_schedule
 from pgnas.stages.shedding import Pace, Shedder, SheddingRule, Spending, affordable
@@ -127,7 +128,7 @@ class Recipe:
         """L2 decay of the weights while gates are random; the paper's prior replaces it."""
         if self.config.weight_decay is not None:
             return self.config.weight_decay
-        return 0.0 if isinstance(self.prior, PaperPrior) else 5e-4
+        return 0.0 if isinstance(self.prior, PaperPrior) else WEIGHT_DECAY[self.config.optimizer]
 
     @property
     def found_weight_decay(self) -> float:
@@ -164,6 +165,7 @@ class Recipe:
             reach=PosteriorSettings.reach if share is not None and share < LATE_DECISION else LATE_REACH,
             logit_lr=self.config.logit_lr if self.config.fixed_drop is None else None,
             weights_only=round(self.weights_first(supernet) * self.steps_an_epoch),
+            optimizer=self.config.optimizer,
             weight_decay=self.weight_decay,
             averaging=min(AVERAGED_MOST, AVERAGED_SHARE * end) if self.config.averages_weights else 0.0,
             begun={kind: float(supernet.expected_cost(kind).detach()) for kind in shares} if begun else {},
@@ -206,18 +208,18 @@ class Recipe:
     def found_phase(
         self,
         small: SmallNetwork,
-        momentum: Mapping[str, Tensor],
+        moments: Moments,
         *,
         compiled: bool,
         pace: Pace | None = None,
         name: str = "train",
         schedule: Schedule | None = None,
     ) -> NetworkPhase:
-        """The phase that trains an extracted network on, its auxiliary heads included, with the supernet's momentum.
+        """The phase that trains an extracted network on, its auxiliary heads included, with the optimiser's moments.
 
         Args:
             small: The network.
-            momentum: Of the supernet's weights, by name; those without begin without.
+            moments: Of the supernet's weights; those without begin without.
             compiled: Whether to compile the forward pass.
             pace: Where its steps lie in the schedule; None: where the run's steps do.
             name: Names its checkpoints and rows.
@@ -233,7 +235,8 @@ class Recipe:
             schedule=schedule or self.schedule,
             loss=self.loss,
             weight_decay=self.found_weight_decay,
-            buffers={new: small.take(old, momentum[old]) for new, old in names.items() if old in momentum},
+            optimizer=self.config.optimizer,
+            moments=each_moment(renamed(moments, names), lambda new, value: small.take(names[new], value)),
             compiled=compiled,
             pace=pace,
         )
@@ -253,6 +256,7 @@ class Recipe:
             engine=self.engine,
             schedule=schedule,
             loss=self.loss,
+            optimizer=self.config.optimizer,
             weight_decay=self.found_weight_decay,
             compiled=compiled,
         )
@@ -357,15 +361,15 @@ def schedule_of(config: RunConfig, steps: int, steps_an_epoch: float) -> Schedul
         steps_an_epoch: Steps of what the settings call an epoch.
     """
     if config.schedule == "cosine" and config.warmup is None:
-        return replace(cosine_schedule(config.lr, steps), floor=config.lr_floor)
+        return replace(cosine_schedule(config.peak_lr, steps), floor=config.lr_floor)
     warmup = round((config.warmup or 0.0) * steps_an_epoch)
     if config.schedule == "cosine":
-        return CosineSchedule(config.lr, steps, warmup, floor=config.lr_floor)
+        return CosineSchedule(config.peak_lr, steps, warmup, floor=config.lr_floor)
     if config.schedule == "multistep":
         milestones = tuple(milestone * steps_an_epoch for milestone in config.milestones)
-        return MultistepSchedule(config.lr, steps, warmup, milestones)
+        return MultistepSchedule(config.peak_lr, steps, warmup, milestones)
     first = max(1.0, config.restart_epochs * steps_an_epoch)
-    return WarmRestarts(config.lr, steps, warmup, first, config.restart_growth, config.lr_floor)
+    return WarmRestarts(config.peak_lr, steps, warmup, first, config.restart_growth, config.lr_floor)
 
 
 def caps_of(config: RunConfig, full: Mapping[CostName, float]) -> Caps:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from pgnas.architecture import Architecture
 from pgnas.bayes import GibbsPrior, Prior
-from pgnas.config import Device, Precision, RunConfig, Switch
+from pgnas.config import Device, OptimizerName, Precision, RunConfig, Switch
 from pgnas.errors import ConfigError, DataError
 from pgnas.nn import Counts, Supernet, extract_small
 from pgnas.progress import Progress, SilentReporter
@@ -21,6 +21,7 @@ from pgnas.stages.class_scores import explained
 from pgnas.stages.engine import make_engine, own_randomness, seed_step, worth_compiling
 from pgnas.stages.epochs import run_epochs
 from pgnas.stages.latency import meet_latency
+from pgnas.stages.moments import Moments
 from pgnas.stages.recipe import AUGMENTATION_FACTOR, Recipe, calibration_batches, prior_of
 from pgnas.stages.shedding import require_sheddable
 from pgnas.stages.timings import Timings
@@ -70,7 +71,8 @@ def search(
     candidates: int = 64,
     prior: Prior | None = None,
     data_size: float | None = None,
-    lr: float = 0.1,
+    optimizer: OptimizerName = "sgd",
+    lr: float | None = None,
     weight_decay: float | None = None,
     logit_lr: float = 0.05,
     weights_first: float | None = None,
@@ -108,8 +110,9 @@ def search(
         candidates: C, how many are drawn and ranked.
         prior: Over the gates; by default Gibbs with a cap, else the paper's with l^2 = 50.
         data_size: N of the ELBO; by default ten times the training examples.
-        lr: Peak learning rate of the weights.
-        weight_decay: By default 0 with the paper's prior, which replaces it, else 5e-4.
+        optimizer: Of the weights, ``"sgd"`` (Nesterov momentum 0.9) or ``"adamw"``.
+        lr: Peak learning rate of the weights; by default 0.1, with AdamW 0.001.
+        weight_decay: By default 0 with the paper's prior, which replaces it, else 5e-4, with AdamW 0.05.
         logit_lr: Learning rate of the logits.
         weights_first: Epochs in which weights learn and logits do not; by default a quarter of the supernet's epochs if
             operations are chosen, else none.
@@ -128,7 +131,8 @@ def search(
     """
     config = RunConfig(
         model="python:", data="python:", out="", epochs=epochs, max_macs=max_macs, max_params=max_params,
-        decide_at=decide_at, candidates=candidates, lr=lr, weight_decay=weight_decay, logit_lr=logit_lr, seed=seed,
+        decide_at=decide_at, candidates=candidates, optimizer=optimizer, lr=lr, weight_decay=weight_decay,
+        logit_lr=logit_lr, seed=seed,
         device=device, precision=precision, compile=compile, max_latency=max_latency, latency_batch=latency_batch,
         round_to=round_to, shed="on" if shed else "off", weights_first=weights_first,
         average_weights="auto" if recalibrate_norms else "off",
@@ -170,10 +174,10 @@ def search(
     )
     with own_randomness():
         seed_step(seed, "search")
-        momentum = searcher.learn()
+        moments = searcher.learn()
         ranked = searcher.rank()
         winner = searcher.choose(ranked)
-        module = searcher.train_on(winner, momentum)
+        module = searcher.train_on(winner, moments)
         score = recipe.score(module, val_loader)
     return SearchResult(
         module.eval(),
@@ -200,14 +204,14 @@ class _Searcher:
     calibration: list[Any]
     store: NoStore = field(default_factory=NoStore)
 
-    def learn(self) -> dict[str, Tensor]:
-        """Learn the posterior; the weights' momentum."""
+    def learn(self) -> Moments:
+        """Learn the posterior; the moments of the weights' optimiser."""
         recipe = self.recipe
         phase = recipe.posterior_phase(self.supernet, compiled=self._compiles(recipe.full, recipe.decision_epoch))
         self._epochs("search", phase, range(recipe.decision_epoch))
-        momentum = phase.momentum()
+        moments = phase.moments()
         phase.settle(lambda: self.calibration)
-        return momentum
+        return moments
 
     def rank(self) -> list[Candidate]:
         """Draw and rank the candidates."""
@@ -233,7 +237,7 @@ class _Searcher:
         )
         return Candidate.from_row(row)
 
-    def train_on(self, winner: Candidate, momentum: dict[str, Tensor]) -> nn.Module:
+    def train_on(self, winner: Candidate, moments: Moments) -> nn.Module:
         """Extract the winner and train it for the epochs that remain."""
         recipe = self.recipe
         small = extract_small(self.supernet, winner.architecture, heads=True, re_estimated=self.recalibrates)
@@ -241,7 +245,7 @@ class _Searcher:
         recipe.engine.average_statistics(small.module)
         remaining = recipe.epochs - recipe.decision_epoch
         if remaining > 0 and any(True for _ in small.module.parameters()):
-            phase = recipe.found_phase(small, momentum, compiled=self._compiles(winner.counts, remaining))
+            phase = recipe.found_phase(small, moments, compiled=self._compiles(winner.counts, remaining))
             self._epochs("train", phase, range(recipe.decision_epoch, recipe.epochs))
         return small.module
 

@@ -18,6 +18,7 @@ from pgnas.stages.candidates import Candidate, ordered, rank
 from pgnas.stages.context import Context
 from pgnas.stages.finalists import hold_finals
 from pgnas.stages.latency import meet_latency
+from pgnas.stages.moments import from_tensors, to_tensors
 from pgnas.stages.phases import PosteriorPhase
 from pgnas.stages.racing import Raced, make_race, run_race
 from pgnas.stages.ranking_budget import budget_for
@@ -39,15 +40,15 @@ Facts = dict[str, Any]
 
 
 def search(run: Context, store: FolderStore) -> Facts:
-    """Learn the posterior up to the decision; write it, its weights and their momentum."""
+    """Learn the posterior up to the decision; write it, its weights and their optimiser's moments."""
     supernet, recipe = run.supernet, run.recipe
     planned = recipe.planned_macs(run.full, recipe.decision_epoch)
     phase = recipe.posterior_phase(supernet, compiled=run.compile_choice("search", planned), begun=run.begun)
     run.train(phase, range(recipe.decision_epoch), store)
-    momentum = phase.momentum()
+    moments = phase.moments()
     passed = phase.settle(run.calibration_batches)
     run.folder.save_tensors("posterior.safetensors", supernet.state_dict(), {"space": supernet.open().space})
-    run.folder.save_tensors("momentum.safetensors", momentum)
+    run.folder.save_tensors("momentum.safetensors", to_tensors(moments))
     val = run.score(supernet, run.data.estimate)
     run.folder.write_json("supernet.json", describe_supernet(supernet))
     estimating = _images(run.calibration_batches()) if passed else 0
@@ -370,10 +371,10 @@ def train(run: Context, store: FolderStore) -> Facts:
     decided = int(str(run.folder.stage_facts("search")["epochs"]))
     epochs, pace = run.recipe.remaining(decided, spent(run), run.found, shared=spent_together(run))
     if len(epochs) > 0 and any(True for _ in network.parameters()):
-        momentum, _ = run.folder.load_tensors("momentum.safetensors")
+        moments, _ = run.folder.load_tensors("momentum.safetensors")
         planned = run.recipe.planned_macs(run.found, len(epochs))
         compiled = run.compile_choice("train", planned)
-        phase = run.recipe.found_phase(small, momentum, compiled=compiled, pace=pace)
+        phase = run.recipe.found_phase(small, from_tensors(moments), compiled=compiled, pace=pace)
         run.train(phase, epochs, store)
     run.folder.save_tensors("found.safetensors", network.state_dict())
     val = run.score(network, run.data.estimate)
