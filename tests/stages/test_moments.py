@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from torch import nn
 from pgnas import stages
 from pgnas.cli import main
 from pgnas.config import RunConfig
-from pgnas.errors import ConfigError
+from pgnas.errors import ConfigError, RunFolderError
+from pgnas.run_folder import RunFolder
 from pgnas.stages.moments import (
     each_moment,
     from_tensors,
@@ -117,3 +119,11 @@ def test_a_run_with_adamw_trains_its_found_network_on_with_what_the_search_remem
     assert any(key.startswith("exp_avg_sq:") for key in handed)
     assert "--optimizer adamw" in (out / "report.html").read_text()
     assert json.loads((out / "result.json").read_text())["found"]["macs"] <= 0.6 * result["full"]["macs"]
+
+
+def test_a_run_begun_with_the_learning_rate_written_down_goes_on_without(tmp_path):
+    config = RunConfig(model="x", data="digits", out=str(tmp_path / "run"), lr=0.1)
+    RunFolder.create_or_resume(config).close()
+    RunFolder.create_or_resume(replace(config, lr=None)).close()
+    with pytest.raises(RunFolderError, match=r"lr: 0\.1 there, 0\.001 now"):
+        RunFolder.create_or_resume(replace(config, lr=None, optimizer="adamw"))
