@@ -33,9 +33,9 @@ class WrittenOut(nn.Module):
         if joint:
             self.in_proj = _linear(layer.in_proj_weight, layer.in_proj_bias)
         else:
-            biases = (None,) * 3 if layer.in_proj_bias is None else layer.in_proj_bias.chunk(3)
+            biases = (None,) * 3 if layer.in_proj_bias is None else _thirds(layer.in_proj_bias)
             apart = (layer.q_proj_weight, layer.k_proj_weight, layer.v_proj_weight)
-            weights = layer.in_proj_weight.chunk(3) if layer._qkv_same_embed_dim else apart
+            weights = _thirds(layer.in_proj_weight) if layer._qkv_same_embed_dim else apart
             self.q_proj, self.k_proj, self.v_proj = map(_linear, weights, biases)
         if layer.dropout:
             self.drop = nn.Dropout(layer.dropout)
@@ -133,12 +133,16 @@ def _replace(
     setattr(module.get_submodule(owner), leaf, attention)
 
 
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A linear layer with these tensors."""
+def _thirds(parameter: nn.Parameter) -> tuple[nn.Parameter, ...]:
+    """Copies of the parts of a joint projection."""
+    return tuple(nn.Parameter(part.clone(), parameter.requires_grad) for part in parameter.detach().chunk(3))
+
+
+def _linear(weight: Any, bias: Any) -> nn.Linear:
+    """A linear layer with these parameters; there may be no bias."""
     with torch.device("meta"):
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None:
-            own = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor.detach().clone())
-            setattr(layer, name, own.requires_grad_(own.requires_grad if own is tensor else tensor.requires_grad))
+    layer.weight = weight
+    if bias is not None:
+        layer.bias = bias
     return layer
