@@ -278,3 +278,15 @@ def test_attention_that_stays_whole(mix: Callable[[Any, Tensor], Tensor]) -> Non
     assert "no rule for layer type MultiheadAttention" in gated.report.barriers.values()
     assert not any("written out" in note for note in gated.report.notes)
     assert torch.allclose(extract(gated, gated.open())(X), net.eval()(X), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["attention", "attention with dropout", "transformer"])
+def test_what_is_frozen_stays_frozen(name: str) -> None:
+    net = NETWORKS[name]()
+    for key, parameter in net.named_parameters():
+        parameter.requires_grad = "proj" not in key
+    with torch.no_grad():
+        gated = supernet(net, X)
+    learns = {key: parameter.requires_grad for key, parameter in gated.body.named_parameters()}
+    assert learns == {key: "proj" not in key for key in learns}
+    assert set(learns.values()) == {True, False}
