@@ -250,6 +250,24 @@ def _heads(net: Network, x: Tensor) -> Tensor:
     return together
 
 
+class Causal(nn.Module):
+    """A transformer whose tokens see those before them."""
+
+    mask: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.head = nn.Conv2d(3, 8, 4, stride=4), nn.Linear(4, 3)
+        layer = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.a(x).flatten(2).mT
+        out: Tensor = self.head(self.encoder(tokens, mask=self.mask)[..., 0] + tokens.mean(2))
+        return out
+
+
 class Heads(nn.Module):
     """Attention as vision transformers write it: one projection, split into queries, keys and values of the heads."""
 
@@ -283,6 +301,11 @@ def _windows(net: Any, x: Tensor) -> Tensor:
     y = net.b(y).relu().view(b, 2, 2, 4, 4, -1).permute(0, 1, 3, 2, 4, 5).contiguous().view(b, 8, 8, -1)
     out: Tensor = net.c(y).mean((1, 2))
     return out
+
+
+def _normalised(attention: nn.MultiheadAttention) -> nn.MultiheadAttention:
+    nn.utils.parametrizations.weight_norm(attention.out_proj)
+    return attention
 
 
 def _flat_sum(net: Any, x: Tensor) -> Tensor:
@@ -448,6 +471,20 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         lambda net, x: net.head(net.mix(t := net.a(x).flatten(2).mT, t, t, attn_mask=net.mask)[0]),
         a=nn.Conv2d(3, 8, 4, stride=4), head=nn.Linear(8, 3), mask=nn.Parameter(torch.randn(4, 4)),
         mix=nn.MultiheadAttention(8, 2, batch_first=True),
+    ),
+    "causal transformer": Causal,
+    "attention that is normalised": lambda: Network(
+        lambda net, x: net.head(
+            net.mix(t := net.a(x).flatten(2).mT, t, t)[0].sum(2)
+            + net.other(t, t, t)[0].sum(2) * net.other.in_proj_bias[0]
+        ),
+        a=nn.Conv2d(3, 8, 4, stride=4), head=nn.Linear(4, 3),
+        mix=_normalised(nn.MultiheadAttention(8, 2, batch_first=True)),
+        other=nn.MultiheadAttention(8, 2, batch_first=True),
+    ),
+    "single channels": lambda: Network(
+        lambda net, x: net.c(F.relu(net.b(y := F.relu(net.a(x)))) * y.permute(0, 2, 3, 1)[..., 2].unsqueeze(1)),
+        a=nn.Conv2d(3, 5, 1), b=nn.Conv2d(5, 4, 1), c=nn.Conv2d(4, 2, 1),
     ),
     "transformer": lambda: Network(  # an encoder that normalises first, a decoder that reads it and does so last
         lambda net, x: net.head(net.decoder(y := net.a(x).flatten(2).transpose(1, 2), net.encoder(y)).mean(1)),

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 import torchvision.models as zoo
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from pgnas.architecture import Architecture
 from pgnas.errors import ModelError
 from pgnas.nn import extract, measure, supernet
+from pgnas.nn.channels import ChannelGraph, channel_rule, temporary_rules
 
 from .networks import NETWORKS, Network, Residual, Separable, generator, images
 from .test_extract import ZOO
@@ -290,3 +291,27 @@ def test_what_is_frozen_stays_frozen(name: str) -> None:
     learns = {key: parameter.requires_grad for key, parameter in gated.body.named_parameters()}
     assert learns == {key: "proj" not in key for key in learns}
     assert set(learns.values()) == {True, False}
+
+
+def test_a_transformer_with_a_mask_is_looked_into_and_its_attention_stays_whole() -> None:
+    report = supernet(NETWORKS["causal transformer"](), X).report
+    assert {f"encoder.layers.{index}.linear{part}" for index in (0, 1) for part in (1, 2)} <= set(report.gated)
+    assert ungated(report)["encoder.layers.0.self_attn"] == "no rule for layer type MultiheadAttention"
+
+
+def test_a_rule_for_a_kind_of_transformer_layer_is_asked() -> None:
+    class Block(nn.TransformerEncoderLayer):
+        """A kind of its own."""
+
+    with temporary_rules():
+
+        @channel_rule(Block, axis=2)
+        def whole(node: fx.Node, graph: ChannelGraph) -> str:
+            return "kept whole, says its rule"
+
+        net = Network(
+            lambda net, x: net.head(net.block(net.b(torch.relu(net.a(x))).flatten(2).mT).mean(1)),
+            a=nn.Conv2d(3, 6, 4, stride=4), b=nn.Conv2d(6, 8, 1), block=Block(8, 2, 12, batch_first=True),
+            head=nn.Linear(8, 3),
+        )  # fmt: skip
+        assert "kept whole, says its rule" in supernet(net, X).report.barriers.values()

@@ -15,6 +15,7 @@ from pgnas.cli import main
 from pgnas.config import RunConfig
 from pgnas.errors import ConfigError, RunFolderError
 from pgnas.run_folder import RunFolder
+from pgnas.stages.epochs import digest
 from pgnas.stages.moments import (
     each_moment,
     from_tensors,
@@ -73,6 +74,23 @@ def test_moments_of_nothing_are_those_of_a_new_optimizer(kind):
         step(one, first, seed)
         step(other, second, seed)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_states_are_alike_in_whatever_order_a_file_has_its_tensors():
+    layers = [nn.Linear(4, 3) for _ in range(2)]
+    optimizers = [make("adamw", layer) for layer in layers]
+    step(layers[0], optimizers[0], 0)
+    kept = moments_of(optimizers[0], dict(layers[0].named_parameters()))
+    for layer, optimizer, moments in zip(layers, optimizers, (kept, dict(reversed(kept.items()))), strict=True):
+        optimizer.state.clear()
+        set_moments(optimizer, dict(layer.named_parameters()), moments)
+    assert digest(optimizers[0].state_dict()) == digest(optimizers[1].state_dict())
+
+
+@pytest.mark.parametrize("slot", ["momentum_buffer", "exp_avg_sq"])
+def test_names_of_parameters_may_have_colons(slot):
+    moments = {slot: {"ways.sep:3x3.weight": torch.ones(2), "a": torch.zeros(1)}}
+    assert from_tensors(to_tensors(moments)) == moments
 
 
 def test_the_number_of_steps_is_not_cut():

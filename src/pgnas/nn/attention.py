@@ -61,7 +61,7 @@ def attention_to_layers(module: fx.GraphModule, record: Record) -> list[str]:
     """Replace the attention layers in the graph of ``module`` (it is ours) that can be; says what was done.
 
     Those stay that have masks, biases of keys and values, or the batch on the second axis, that are called more than
-    once, or whose attention weights are read.
+    once, or whose attention weights or own tensors are read.
 
     Args:
         module: The traced network.
@@ -69,6 +69,7 @@ def attention_to_layers(module: fx.GraphModule, record: Record) -> list[str]:
     """
     calls = Counter(str(node.target) for node in module.graph.nodes if node.op == "call_module")
     names = Counter(id(tensor) for _, tensor in module.named_parameters(remove_duplicate=False))
+    read = tuple(str(node.target) for node in module.graph.nodes if node.op == "get_attr")
     written = 0
     for node in list(module.graph.nodes):
         layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
@@ -76,6 +77,8 @@ def attention_to_layers(module: fx.GraphModule, record: Record) -> list[str]:
             continue
         inputs = _inputs(node, layer)
         if inputs is None or any(names[id(tensor)] > 1 for tensor in layer.parameters()):
+            continue
+        if any(target.startswith(f"{node.target}.") for target in read):
             continue
         joint = layer._qkv_same_embed_dim and inputs[0] is inputs[1] is inputs[2]
         _replace(module, node, WrittenOut(layer, joint=joint), inputs, record)
@@ -90,7 +93,10 @@ def _inputs(node: fx.Node, layer: nn.MultiheadAttention) -> list[fx.Node] | None
     if type(layer) is not nn.MultiheadAttention or own_layer(layer) is not None or "forward" in vars(layer):
         return None
     plain = layer.batch_first and layer.bias_k is None and layer.bias_v is None and not layer.add_zero_attn
-    hooked = layer._forward_hooks or layer._forward_pre_hooks or hasattr(layer, "parametrizations")
+    hooked = any(
+        part._forward_hooks or part._forward_pre_hooks or hasattr(part, "parametrizations")
+        for part in (layer, layer.out_proj)
+    )
     given: dict[str, Any] = inspect.signature(layer.forward).bind(*node.args, **node.kwargs).arguments
     masks = [given.get(name) for name in ("key_padding_mask", "attn_mask")]
     inputs = [given[name] for name in ("query", "key", "value")]

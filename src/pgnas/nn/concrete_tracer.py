@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Argument, map_aggregate, map_arg
+from torch.nn.modules import transformer
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
@@ -79,12 +80,13 @@ class ConcreteTracer(fx.Tracer):
 
     Args:
         inputs: The example inputs.
+        opens_composites: Whether torch.nn's transformers are looked into.
 
     Attributes:
         values: Node name to its value on the example inputs.
     """
 
-    def __init__(self, inputs: tuple[Tensor, ...]) -> None:
+    def __init__(self, inputs: tuple[Tensor, ...], *, opens_composites: bool = True) -> None:
         super().__init__(autowrap_modules=(math,), autowrap_functions=(*OWN_FUNCTIONS, *_FACTORIES))
         # torch.fx wraps functions where it meets them in the globals of a forward; a user may also call module.function
         homes = (sys.modules.get(function.__module__) for function in OWN_FUNCTIONS)
@@ -93,10 +95,11 @@ class ConcreteTracer(fx.Tracer):
         self._inputs = list(inputs)
         self._computing = False
         self._opened: set[nn.Module] = set()
+        self._opens_composites = opens_composites
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         """The graph of ``root``."""
-        with _sized_methods_recorded():
+        with _sized_methods_recorded(), _causality_not_looked_for():
             graph = super().trace(root, concrete_args)
         for node in graph.nodes:
             if node.target in _FACTORIES:
@@ -105,7 +108,7 @@ class ConcreteTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Layers with a rule, and those whose behaviour in training would be lost by looking inside."""
-        if m in self._opened or _is_composite(m):
+        if m in self._opened or (self._opens_composites and is_composite(m) and own_layer(m) is None):
             return False
         known = super().is_leaf_module(m, module_qualified_name) or own_layer(m) is not None
         known = known or isinstance(m, OutputGate)
@@ -223,9 +226,23 @@ def _sized_methods_recorded() -> Iterator[None]:
                 delattr(Tensor, name)
 
 
+@contextmanager
+def _causality_not_looked_for() -> Iterator[None]:
+    """While this lasts, torch.nn's transformers do not look at a mask's values: what they find is a hint."""
+    module: Any = transformer
+    looked = getattr(module, "_detect_is_causal_mask", None)
+    if looked is not None:
+        module._detect_is_causal_mask = lambda mask, is_causal=None, size=None: is_causal is True
+    try:
+        yield
+    finally:
+        if looked is not None:
+            module._detect_is_causal_mask = looked
+
+
 def reads_mode(module: nn.Module) -> bool:
     """Whether the forward of a module reads ``self.training`` for more than a functional dropout."""
-    if _is_composite(module):
+    if is_composite(module):
         return False
     try:
         source = textwrap.dedent(inspect.getsource(type(module).forward))
@@ -234,7 +251,8 @@ def reads_mode(module: nn.Module) -> bool:
     return "self.training" in re.sub(r"training\s*=\s*self\.training", "", source)
 
 
-def _is_composite(module: nn.Module) -> bool:
+def is_composite(module: nn.Module) -> bool:
+    """Whether a module is made of layers that can be followed, and computes what its torch.nn class does."""
     return any(type(module).forward is kind.forward for kind in _COMPOSITES)
 
 

@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 from pgnas.errors import ModelError
 from pgnas.nn.attention import attention_to_layers
 from pgnas.nn.auxiliary import answers_more, same_main, without_heads
-from pgnas.nn.concrete_tracer import ConcreteTracer, reads_mode
+from pgnas.nn.concrete_tracer import ConcreteTracer, is_composite, reads_mode
 from pgnas.nn.functional_layers import functional_layers_to_modules
 from pgnas.nn.functionalize import functionalize
 from pgnas.nn.graph_passes import (
@@ -136,8 +136,13 @@ def _run_if_possible(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
 def _record(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[fx.Graph, ConcreteTracer]:
     tracer = ConcreteTracer(_clones(inputs))
     try:
-        with torch.no_grad():
-            graph = tracer.trace(model, concrete_args=_defaults_beyond(model, len(inputs)))
+        try:
+            graph = _traced(tracer, model, inputs)
+        except Exception:  # a transformer with masks, say, of a kind that its own checks do not take from a tracer
+            if not any(is_composite(module) for module in model.modules()):
+                raise
+            tracer = ConcreteTracer(_clones(inputs), opens_composites=False)
+            graph = _traced(tracer, model, inputs)
     except Exception as error:
         raise ModelError(
             f"model {name}",
@@ -148,6 +153,11 @@ def _record(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[fx
         ) from error
     _note_values(graph, tracer)
     return graph, tracer
+
+
+def _traced(tracer: ConcreteTracer, model: nn.Module, inputs: tuple[Tensor, ...]) -> fx.Graph:
+    with torch.no_grad():
+        return tracer.trace(model, concrete_args=_defaults_beyond(model, len(inputs)))
 
 
 def _record_part(module: nn.Module, inputs: tuple[Tensor, ...]) -> fx.Graph:

@@ -184,10 +184,18 @@ def tuning_command(folder: RunFolder) -> str:
     return shlex.join(words)
 
 
-def _note_settings(folder: RunFolder, settings: FinetuneSettings) -> None:
+def is_finetuned(folder: RunFolder, settings: FinetuneSettings) -> bool:
+    """Whether a run's found network has been fine-tuned, with these settings."""
+    return folder.stage_done("finetune.report") and folder.stage_facts(_SETTINGS) == _in_force(folder, settings)
+
+
+def _in_force(folder: RunFolder, settings: FinetuneSettings) -> dict[str, object]:
     optimizer = folder.config.optimizer
-    known = folder.stage_facts(_SETTINGS)
-    now = {**asdict(settings), "lr": settings.peak_lr(optimizer), "weight_decay": settings.decay(optimizer)}
+    return {**asdict(settings), "lr": settings.peak_lr(optimizer), "weight_decay": settings.decay(optimizer)}
+
+
+def _note_settings(folder: RunFolder, settings: FinetuneSettings) -> None:
+    known, now = folder.stage_facts(_SETTINGS), _in_force(folder, settings)
     if not known:
         folder.mark_done(_SETTINGS, 0.0, **now)
     elif known != now:

@@ -57,7 +57,8 @@ def no_moments(optimizer: torch.optim.Optimizer, named: Mapping[str, Tensor]) ->
 
 def set_moments(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter], moments: Moments) -> None:
     """Set the moments of parameters by name; those that ``moments`` do not know keep theirs."""
-    for slot, values in moments.items():
+    for slot in (*_LIKE_PARAMETER, _STEP):  # in one order, in whichever a file's tensors came: states are compared
+        values = moments.get(slot, {})
         for name, parameter in named.items():
             if name in values:
                 value = values[name]
@@ -95,6 +96,8 @@ def from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """The inverse of :func:`to_tensors`."""
     found: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        slot, _, name = key.rpartition(":")
-        found.setdefault(slot or _MOMENTUM, {})[name] = value
+        slot, _, name = key.partition(":")
+        if slot not in (*_LIKE_PARAMETER, _STEP):
+            slot, name = _MOMENTUM, key
+        found.setdefault(slot, {})[name] = value
     return found

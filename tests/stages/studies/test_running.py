@@ -113,6 +113,16 @@ def test_a_rerun_does_nothing_again(ablation, monkeypatch, contents):
     assert contents(out) == before
 
 
+def test_seeds_fine_tuned_otherwise_do_not_stay(ablation):
+    out, study, _ = ablation
+    base = make_config(settings(out))
+    found = [
+        running._done_before(kind, kind.variants(base), base, (0,))
+        for kind in (study, Ablation(FinetuneSettings(epochs=2)), Ablation(None))
+    ]
+    assert [[cell.variant.name for cell in cells] for cells in found] == [["full", "pgnas", "random"], [], []]
+
+
 @pytest.mark.parametrize(
     ("study", "changes", "flag"),
     [
@@ -209,6 +219,7 @@ def test_seeds_done_before_stay_in_the_table_if_their_settings_are_the_same(tmp_
     run_study(study, settings(out), seeds=(0,))
     assert [m.seed for m in run_study(study, settings(out), seeds=(1,)).measurements] == [0, 1]
     assert [row["seed"] for row in read_csv(out / "cells.csv")] == ["0", "1"]
+    assert [m.seed for m in run_study(study, settings(out, lr=0.1), seeds=(1,)).measurements] == [0, 1]  # the default
     other = run_study(study, settings(out, temperature=0.5), seeds=(2,))
     assert [m.seed for m in other.measurements] == [2]
     (out / "length-scale-1-seed1" / "stages.json").write_text("{}")

@@ -62,9 +62,9 @@ class Movement:
         return replace(self, after=tuple(self.after[index] for index in order))
 
     def picked(self, axis: int, position: int) -> Movement | None:
-        """One position of an axis; None if that is no piece of the channels, which makes it one of equal parts."""
+        """One position of an axis; None if that is not one of equal parts of the channels."""
         own, atom = self.channel_atoms, self.after[axis]
-        if len(atom) != 1 or atom[0] not in own:
+        if len(atom) != 1 or atom[0] not in own or len(own) == 1:
             return None
         place = own.index(atom[0])
         inner = math.prod(a.size for a in own[place + 1 :])

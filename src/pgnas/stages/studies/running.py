@@ -20,7 +20,7 @@ from pgnas.run_folder import RunFolder
 from pgnas.run_folder.admission import CONFIG_NAME, read_config
 from pgnas.run_folder.storage import write_bytes
 from pgnas.stages.context import Context
-from pgnas.stages.finetuning import finetune
+from pgnas.stages.finetuning import finetune, is_finetuned
 from pgnas.stages.pipeline import run
 from pgnas.stages.studies.drawing import save_png
 from pgnas.stages.studies.measurements import Measurement
@@ -89,7 +89,7 @@ def run_study(
     base = make_config(*layers, subject=f"pgnas study {study.name}")
     variants = _checked(study, base, seeds)
     with _folder(Path(base.out), processes):
-        measurements = _measured(study, lambda: _done_before(variants, base, seeds), processes)
+        measurements = _measured(study, lambda: _done_before(study, variants, base, seeds), processes)
         for seed in seeds:
             done: dict[str, Cell] = {}
             for variant in variants:
@@ -162,29 +162,32 @@ def _planned(
     return Cell(variant, _config(variant, base, seed, processes.from_first(settle)))
 
 
-def _done_before(variants: Sequence[Variant], base: RunConfig, seeds: Sequence[int]) -> list[Cell]:
+def _done_before(study: Study, variants: Sequence[Variant], base: RunConfig, seeds: Sequence[int]) -> list[Cell]:
     """The cells of other seeds in the study's folder that are all done, with these settings: they stay in its table."""
     prefix = f"{variants[0].name}-seed"
     named = [path.name.removeprefix(prefix) for path in Path(base.out).glob(f"{prefix}*")]
     others = sorted(int(name) for name in named if name.isdecimal() and int(name) not in seeds)
     found: list[Cell] = []
     for seed in others:
-        cells = [_done_cell(variant, base, seed) for variant in variants]
+        cells = [_done_cell(study, variant, base, seed) for variant in variants]
         found += [cell for cell in cells if cell is not None] if None not in cells else []
     return found
 
 
-def _done_cell(variant: Variant, base: RunConfig, seed: int) -> Cell | None:
+def _done_cell(study: Study, variant: Variant, base: RunConfig, seed: int) -> Cell | None:
     config = _config(variant, base, seed)
     try:
         there = read_config(Path(config.out))
         with RunFolder.open(config.out, writer=False) as folder:
             done = folder.stage_done("report")
+            if variant.finetuned is not None and study.finetuning is not None:
+                done = done and is_finetuned(folder, study.finetuning)
     except InputError:  # not begun, or damaged
         return None
     if variant.settled is not None:
         config = replace(config, **{name: getattr(there, name) for name in variant.settled.names})
-    return Cell(variant, config) if done and replace(there, out=config.out) == config else None
+    same = replace(there, out=config.out, lr=there.peak_lr) == replace(config, lr=config.peak_lr)
+    return Cell(variant, config) if done and same else None
 
 
 def _measured(study: Study, cells: Callable[[], Iterable[Cell]], processes: Processes) -> list[Measurement]:
