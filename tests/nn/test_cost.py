@@ -102,6 +102,14 @@ def test_attention_costs_its_projections_and_products(kind: str) -> None:
         assert measure(extract(gated, architecture), X) == count
 
 
+def test_products_with_a_vector_count() -> None:
+    vector = torch.randn(192)
+    net = Network(
+        lambda net, x: (y := x.flatten(1)) @ vector + torch.matmul(y[0], vector), a=nn.Parameter(torch.ones(1)),
+    )  # fmt: skip
+    assert measure(net, X).macs == 2 * 192
+
+
 def test_a_weight_made_of_parameters_costs_nothing() -> None:
     net = Network(
         lambda net, x: F.linear(x.flatten(1), net.left @ net.right), left=nn.Parameter(torch.randn(5, 2)),
