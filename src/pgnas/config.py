@@ -45,7 +45,7 @@ class RunConfig:
         weights: A ``.safetensors`` file of starting weights for the full network.
         epochs: Epochs in all, supernet and found network together; ``None``: 20, more for small data sets.
         batch_size: Images a step, over all processes together.
-        optimizer: Of the weights: ``sgd`` with Nesterov momentum 0.9, or ``adamw``, which transformers want.
+        optimizer: Of the weights: ``sgd`` with Nesterov momentum 0.9, or ``adamw``, as is usual for transformers.
         lr: Peak learning rate of the weights; ``None``: 0.1, with ``adamw`` 0.001.
         schedule: The learning rate over the run: ``cosine``; ``multistep``: a tenth from every milestone on; ``sgdr``:
             cosines that restart.
