@@ -202,7 +202,7 @@ def front(
         epochs: What each may cost after the search, in epochs of the full network: half of it searches on, the rest
             trains the network chosen.
         lr: Learning rate at the beginning of these, from where it falls to 0; not given: 0.03, or 0.1 with --start
-            joint.
+            joint, and a hundredth of that with AdamW.
         cost: What is capped: multiply-adds or parameters.
         start: What each begins with: the next larger network, trained (the first: the run's), that one's search (the
             first: the run's), or the run's search; joint: that one's search, in a third of the epochs, and

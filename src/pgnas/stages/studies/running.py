@@ -17,7 +17,7 @@ from pgnas.errors import ConfigError, InputError, RunFolderError
 from pgnas.processes import Processes, join
 from pgnas.progress import Progress, SilentReporter
 from pgnas.run_folder import RunFolder
-from pgnas.run_folder.admission import CONFIG_NAME, read_config
+from pgnas.run_folder.admission import CONFIG_NAME, read_config, require_same
 from pgnas.run_folder.storage import write_bytes
 from pgnas.stages.context import Context
 from pgnas.stages.finetuning import finetune, is_finetuned
@@ -178,16 +178,16 @@ def _done_cell(study: Study, variant: Variant, base: RunConfig, seed: int) -> Ce
     config = _config(variant, base, seed)
     try:
         there = read_config(Path(config.out))
+        if variant.settled is not None:
+            config = replace(config, **{name: getattr(there, name) for name in variant.settled.names})
+        require_same(Path(config.out), there, config)
         with RunFolder.open(config.out, writer=False) as folder:
             done = folder.stage_done("report")
             if variant.finetuned is not None and study.finetuning is not None:
                 done = done and is_finetuned(folder, study.finetuning)
-    except InputError:  # not begun, or damaged
+    except InputError:  # not begun, damaged, or with other settings
         return None
-    if variant.settled is not None:
-        config = replace(config, **{name: getattr(there, name) for name in variant.settled.names})
-    same = replace(there, out=config.out, lr=there.peak_lr) == replace(config, lr=config.peak_lr)
-    return Cell(variant, config) if done and same else None
+    return Cell(variant, config) if done else None
 
 
 def _measured(study: Study, cells: Callable[[], Iterable[Cell]], processes: Processes) -> list[Measurement]:
