@@ -65,6 +65,7 @@ class RunConfig:
             with channel logits and the ``gibbs`` prior.
         exclude: Shell-style patterns of layers that stay ungated, such as ``"classifier"``.
         gate_inputs: Also gate the layers that read the images themselves.
+        channels_per_gate: Neighbouring channels that are kept or dropped together, so that widths are multiples of it.
         auxiliary_weight: Weight of the loss of a network's auxiliary heads in training.
         prior: ``None``: ``gibbs`` with a cap, ``paper`` without one.
         length_scale_sq: l^2 of the paper prior (Eq. 15).
@@ -139,6 +140,7 @@ class RunConfig:
     streams: Switch = "auto"
     exclude: tuple[str, ...] = ()
     gate_inputs: bool = False
+    channels_per_gate: int = 1
     auxiliary_weight: float = 0.4
     prior: PriorName | None = None
     length_scale_sq: float = 50.0
@@ -211,6 +213,9 @@ class RunConfig:
         if self.streams == "on" and self.granularity not in ("channel", "product"):
             rule, value = "need a logit a channel", f"on, with granularity {self.granularity}"
             raise ConfigError("--streams", rule, value=value, remedy="leave out either")
+        if self.channels_per_gate > 1 and self.granularity == "operation":
+            rule, value = "needs gates on channels", f"{self.channels_per_gate}, with granularity operation"
+            raise ConfigError("--channels-per-gate", rule, value=value, remedy="leave out either")
         self.decision_share()
 
     def given(self) -> dict[str, Any]:
@@ -283,6 +288,7 @@ _BOUNDS: dict[str, tuple[float, float, bool]] = {  # field: (low, high, low is a
     "weight_decay": (0, 1_000, True),
     "image_size": (1, 8_192, True),
     "cutout": (0, 8_192, True),
+    "channels_per_gate": (1, 1_024, True),
     "auxiliary_weight": (0, 1_000, True),
     "data_size": (0, 1e18, False),
     "length_scale_sq": (0, 1e12, False),

@@ -158,10 +158,11 @@ EXAMPLES = int(os.environ.get("PGNAS_EXAMPLES", "80"))
     st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=10),
     st.booleans(),
     st.booleans(),
+    st.sampled_from([1, 1, 2, 3]),
 )
-def test_random_network(steps: list[Step], gate_inputs: bool, streams: bool) -> None:
+def test_random_network(steps: list[Step], gate_inputs: bool, streams: bool, per_gate: int) -> None:
     x = images(size=4)
     model = randomise(Made([("conv", 0, 0), *steps], x)).double()
-    gated = supernet(model, x, gate_inputs=gate_inputs, streams=streams)
+    gated = supernet(model, x, gate_inputs=gate_inputs, streams=streams, channels_per_gate=per_gate)
     for architecture in architectures(gated, keeps=(0.2, 0.6)):
         require_theorem(gated, (x,), architecture, 1e-9)

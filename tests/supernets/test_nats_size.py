@@ -85,6 +85,16 @@ def test_widths_on_both_sides_of_an_identity_share_a_gate() -> None:
     assert gated.count(architecture).macs == size_macs((1, 2, 2, 3, 3), image_size=8)
 
 
+def test_units_of_several_channels_count_as_such() -> None:
+    network = nats_size(width=8)
+    gated = pgnas.supernet(network, torch.randn(2, 3, 8, 8), tie=size_ties(network), channels_per_gate=2)
+    assert set(gated.gates.sizes.values()) == {4}
+    keep = dict(zip(gated.gates.sizes, ((0,), (1, 2), (0, 1, 3), (2,), (0, 1, 2, 3)), strict=True))
+    architecture = Architecture(gated.gates.sizes, keep)
+    assert kept_widths(network, architecture) == (2, 4, 6, 2, 8)
+    assert gated.count(architecture).macs == size_macs((2, 4, 6, 2, 8), image_size=8, skips="conv")
+
+
 def test_what_is_excluded_is_not_tied() -> None:
     inspected = pgnas.inspect("nats-size:width=4", image_size=8, exclude=["cells.0.*", "classifier"])
     assert len({layer.gate for layer in inspected.gated}) == 5

@@ -29,6 +29,7 @@ def supernet(
     tie: Sequence[Sequence[str]] = (),
     gate_inputs: bool = False,
     streams: bool = False,
+    channels_per_gate: int = 1,
 ) -> Supernet:
     """A supernet around a copy of ``model``: gates at its convolutions' and linear layers' inputs, and at its choices.
 
@@ -50,9 +51,13 @@ def supernet(
         streams: Also gate every value that several layers read, as a whole: values that are summed or multiplied (a
             residual stage) are one stream with one gate, which all of its readers obey beside their own. Each of the
             two gates starts with ``initial_drop``. With ``channel`` or ``product``.
+        channels_per_gate: Neighbouring channels that one unit of a gate stands for, which are kept or dropped together,
+            so that widths are multiples of it. Where a value's channels are no multiple of it, its largest divisor of
+            which they are: 4 of 8 for 20 channels. Heads of attention and groups of a grouped convolution stay the
+            units that they are.
 
     Raises:
-        ModelError: The model cannot be traced, or nothing in it can be gated.
+        ModelError: The model cannot be traced, or nothing in it can be gated; an option breaks a rule.
     """
     inputs = _as_inputs(example_inputs)
     if granularity not in get_args(Granularity):
@@ -63,16 +68,24 @@ def supernet(
     if streams and granularity not in STREAM_GRANULARITIES:
         rule, remedy = "need granularity channel or product", "leave out either"
         raise ModelError("streams", rule, value=f"granularity {granularity}", remedy=remedy)
+    if type(channels_per_gate) is not int or channels_per_gate < 1:
+        rule = "must be a whole number, at least 1"
+        raise ModelError("channels_per_gate", rule, value=repr(channels_per_gate), remedy="use for example 8")
     own = _copy(model).eval()  # in training, rules that read a weight may change what it is computed from
     device = next((p.device for p in own.parameters()), torch.device("cpu"))
     with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the model may draw while it is traced
         graph = ChannelGraph(trace(own, tuple(x.detach()[:2].to(device) for x in inputs)))
     patterns = [exclude] if isinstance(exclude, str) else exclude
     space = find_sites(
-        graph, exclude=patterns, tie=tie, gate_inputs=gate_inputs, gate_layers=granularity != "operation"
+        graph,
+        exclude=patterns,
+        tie=tie,
+        gate_inputs=gate_inputs,
+        gate_layers=granularity != "operation",
+        channels_per_gate=channels_per_gate,
     )
     if streams:
-        space = add_streams(graph, space)
+        space = add_streams(graph, space, channels_per_gate=channels_per_gate)
     made = Supernet(graph, space, granularity=granularity, initial_drop=initial_drop, temperature=temperature)
     return made.to(device).train()
 

@@ -263,10 +263,11 @@ class _Surrogate:
             for run in self.graph.sources(op.inputs[0]):
                 origin, gated = self.graph.ops[run.origin], self.site_of_node.get(run.origin)
                 if gated is not None and isinstance(origin, Dense) and origin.groups > 1:
-                    channel = torch.arange(run.channels)
-                    group = channel // (run.channels // origin.groups)
-                    slot = first + run.start + channel
-                    found.append(torch.stack([slot, firsts[gated.gate] + group]))
+                    in_unit = len(site.unit_of_channel) // (int(site.unit_of_channel.max()) + 1)
+                    units = site.unit_of_channel[run.start : run.start + run.channels].reshape(-1, in_unit)
+                    group = (torch.arange(run.channels) // (run.channels // origin.groups)).reshape(-1, in_unit)
+                    alone = (group == group[:, :1]).all(1)  # else a unit that is alive with any of several groups
+                    found.append(torch.stack([first + units[alone, 0], firsts[gated.gate] + group[alone, 0]]))
         return torch.cat(found, 1)
 
     def add(self, name: str, rows: Tensor) -> None:

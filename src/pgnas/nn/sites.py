@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pgnas.errors import ModelError
-from pgnas.nn.channels import Barrier, ChannelGraph, Dense, Follow
+from pgnas.nn.channels import Barrier, ChannelGraph, Dense, Follow, Source
 from pgnas.nn.choice import GATES, OutputGate
 from pgnas.nn.gate import GateSpec, Group
 from pgnas.nn.macs import Conv, ConvTranspose, Counted
@@ -110,6 +111,7 @@ def find_sites(
     tie: Sequence[Sequence[str]] = (),
     gate_inputs: bool = False,
     gate_layers: bool = True,
+    channels_per_gate: int = 1,
 ) -> SearchSpace:
     """Put a gate at the input of every convolution and linear layer, and at the output of every marked operation.
 
@@ -119,6 +121,7 @@ def find_sites(
         tie: Lists of layers, or of choices, that share one gate.
         gate_inputs: Whether layers that read the network's input itself are gated too.
         gate_layers: Whether layers are gated at all.
+        channels_per_gate: Channels a unit, as of :func:`pgnas.supernet`.
 
     Raises:
         ModelError: Nothing can be gated; a pattern or a tie names no gated layer; tied layers differ in size.
@@ -136,7 +139,7 @@ def find_sites(
             reason = "only operations are searched"
         if reason is None:
             assert isinstance(op, Dense)
-            site, spec = _site(graph, op, name)
+            site, spec = _site(graph, op, name, channels_per_gate)
             sites.append(site)
             specs[name] = spec
         elif reason:
@@ -208,20 +211,35 @@ def _reason(graph: ChannelGraph, node: str, name: str, exclude: Sequence[str], g
     return None
 
 
-def _site(graph: ChannelGraph, op: Dense, name: str) -> tuple[Site, GateSpec]:
-    """The gate of one layer: a unit is a channel, a flattened channel's block of features, or a group."""
+def _site(graph: ChannelGraph, op: Dense, name: str, channels_per_gate: int) -> tuple[Site, GateSpec]:
+    """The gate of one layer: a unit is so many channels, such channels' blocks of features, a head, or a group."""
     value = op.values[0]
     per_unit = op.per_group if op.groups > 1 else value.block
-    units = value.channels // per_unit
     axis = value.axis
     assert axis is not None
+    runs = graph.sources(op.inputs[0]) if op.groups == 1 else []
+    if runs and all(_features(graph, run) == value.block for run in runs):  # else it is a head
+        per_unit *= channels_of_unit(channels_per_gate, *(run.channels // value.block for run in runs))
+    units = value.channels // per_unit
     if op.groups > 1:
         groups = [Group(op.inputs[0], 0, units)]
     else:
-        runs = graph.sources(op.inputs[0])
         groups = [Group(r.origin, r.start // per_unit, (r.start + r.channels) // per_unit) for r in runs]
     unit_of_channel = torch.arange(units).repeat_interleave(per_unit)
     return Site(name, op.name, op.inputs[0], axis, name, unit_of_channel), GateSpec(name, units, tuple(groups))
+
+
+def _features(graph: ChannelGraph, run: Source) -> int:
+    """How many channels of a value stem from each channel of one of its sources: pixels, where a map was flattened."""
+    return max(1, run.channels // graph.value(run.origin).channels)
+
+
+def channels_of_unit(wanted: int, *channels: int) -> int:
+    """Channels a unit where so many are wanted: the largest divisor of ``wanted`` that all of ``channels`` share.
+
+    So the units of a stream and of each of its readers lie within one another, and all units of a gate are alike.
+    """
+    return math.gcd(wanted, *channels)
 
 
 def _tie(sites: list[Site], specs: dict[str, GateSpec], tie: Sequence[Sequence[str]]) -> list[Site]:

@@ -19,7 +19,7 @@ from pgnas.nn.channels.rules_shapes import Elementwise
 from pgnas.nn.coupling import find_tied
 from pgnas.nn.expected_cost import always_read
 from pgnas.nn.gate import GateSpec, Group
-from pgnas.nn.sites import SearchSpace, Site, StreamPart
+from pgnas.nn.sites import SearchSpace, Site, StreamPart, channels_of_unit
 
 STREAM_GRANULARITIES = ("channel", "product")
 """Where streams have gates: one logit for all of a stage could only drop the stage."""
@@ -35,7 +35,7 @@ class _Reading:
     units: Tensor
 
 
-def add_streams(graph: ChannelGraph, space: SearchSpace) -> SearchSpace:
+def add_streams(graph: ChannelGraph, space: SearchSpace, *, channels_per_gate: int = 1) -> SearchSpace:
     """The search space with a stream gate for every value, or class of values tied by sums, that several gates read.
 
     There is none where something without a gate reads the values anyway, so that no gate could save them; where all
@@ -44,18 +44,22 @@ def add_streams(graph: ChannelGraph, space: SearchSpace) -> SearchSpace:
     Args:
         graph: The analysed network.
         space: Its gates.
+        channels_per_gate: Channels a unit, as of :func:`pgnas.supernet`.
     """
     tied = find_tied(graph, only=lambda name: isinstance(graph.ops[name], Elementwise))
     readings = [reading for site in space.sites for reading in _readings(graph, site, tied)]
     always = always_read(graph, space.all_sites)
     streams: dict[str, GateSpec] = {}
+    in_unit: dict[str, int] = {}
     for root in dict.fromkeys(reading.root for reading in readings):
         found = [reading for reading in readings if reading.root == root]
         whole = any(_by_group(graph, reading.site) for reading in found)
         if not whole and len({reading.site.gate for reading in found}) > 1 and not always[root].all():
-            channels = _made(graph, root)
-            name = f"stream:{found[0].site.layer}"
-            streams[root] = GateSpec(name, channels, (Group(root, 0, channels),))
+            wanted = channels_per_gate if graph.value(root).block == 1 else 1  # else they are heads
+            in_unit[root] = channels_of_unit(wanted, channels := _made(graph, root))
+            units, name = channels // in_unit[root], f"stream:{found[0].site.layer}"
+            streams[root] = GateSpec(name, units, (Group(root, 0, units),))
+    readings = [replace(r, units=r.units // in_unit.get(r.root, 1)) for r in readings]
     sites = [replace(site, streams=_parts(site, readings, streams)) for site in space.sites]
     independent = [spec for spec in space.gates if not spec.exclusive]
     exclusive = [spec for spec in space.gates if spec.exclusive]

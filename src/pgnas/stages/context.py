@@ -185,6 +185,7 @@ class Context:
             temperature=self.config.temperature or (0.2 if paper else 0.5),
             exclude=self.config.exclude,
             gate_inputs=self.config.gate_inputs,
+            channels_per_gate=self.config.channels_per_gate,
             tie=self.built.ties_without(self.config.exclude),
             streams=self.config.gates_streams,
         )

@@ -31,6 +31,7 @@ def inspect(
     exclude: Sequence[str] = (),
     tie: Sequence[Sequence[str]] = (),
     gate_inputs: bool = False,
+    channels_per_gate: int = 1,
 ) -> Inspection:
     """What a search of ``model`` would work on: gates and their sources, barriers, costs. Nothing is trained.
 
@@ -47,6 +48,7 @@ def inspect(
         exclude: As in :func:`pgnas.supernet`.
         tie: As in :func:`pgnas.supernet`; a registered family may tie layers by itself.
         gate_inputs: As in :func:`pgnas.supernet`.
+        channels_per_gate: As in :func:`pgnas.supernet`.
 
     Raises:
         ModelError: There is no such network, it does not run on such inputs, or nothing in it can be gated.
@@ -68,7 +70,9 @@ def inspect(
         return inspect_supernet(found, model=type(found.graph.trace.module).__name__, params=_params(found.body))
     if example_inputs is None:
         raise ModelError(f"model {name}", "needs example_inputs", remedy="pass one batch of what it reads")
-    made = supernet(found, example_inputs, exclude=exclude, tie=tie, gate_inputs=gate_inputs)
+    made = supernet(
+        found, example_inputs, exclude=exclude, tie=tie, gate_inputs=gate_inputs, channels_per_gate=channels_per_gate
+    )
     return inspect_supernet(made, model=name, params=_params(found), notes=notes)
 
 

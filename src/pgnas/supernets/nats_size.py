@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 from torch import nn
 
@@ -58,7 +59,9 @@ def kept_widths(network: nn.Module, architecture: Architecture) -> tuple[int, ..
             value=", ".join(sorted(architecture.sizes)[:3]),
             remedy="make the supernet with tie=size_ties(network)",
         )
-    return tuple(len(architecture.kept[gate]) for gate in gates)
+    reads = [cast(nn.Conv2d, network.get_submodule(gate)).weight.shape[1] for gate in gates]
+    per_unit = [read // architecture.sizes[gate] for gate, read in zip(gates, reads, strict=True)]
+    return tuple(len(architecture.kept[gate]) * unit for gate, unit in zip(gates, per_unit, strict=True))
 
 
 def size_macs(

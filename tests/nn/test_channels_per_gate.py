@@ -1,0 +1,208 @@
+"""Units of several channels: they are kept, paid for and shed together, and all theorems hold for them."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import pgnas
+from pgnas.config import RunConfig
+from pgnas.errors import ConfigError, ModelError
+from pgnas.nn import supernet
+from pgnas.nn.cost import CostName
+from pgnas.nn.expected_cost import expected_cost
+from pgnas.nn.shedding import plan_without
+
+from .networks import NETWORKS, Network, architectures, generator, images, randomise, tensors
+from .test_cost import KINDS, X, counted
+from .test_extract import ZOO, require_theorem
+from .test_shedding import DRAWS, both, closings, require_same, spread_logits
+
+
+def stage(channels: int = 8, inside: int = 4) -> nn.Module:
+    """A block on a residual stream that two layers read."""
+    return Network(
+        lambda net, x: net.head((y := net.stem(x)) + net.b(net.a(y).relu())),
+        stem=nn.Conv2d(3, channels, 3, padding=1),
+        a=nn.Conv2d(channels, inside, 3, padding=1),
+        b=nn.Conv2d(inside, channels, 1),
+        head=nn.Conv2d(channels, 2, 1),
+    )
+
+
+def test_neighbouring_channels_share_a_unit() -> None:
+    gated = supernet(stage(), X, streams=True, channels_per_gate=4)
+    assert gated.gates.sizes == {"a": 2, "b": 1, "head": 2, "stream:a": 2}
+    assert gated.report.gated == {"a": 2, "b": 1, "head": 2}
+    (site,) = (site for site in gated.space.sites if site.layer == "a")
+    assert site.unit_of_channel.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert site.streams[0].units.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("channels", "units"), [(8, 1), (12, 3), (20, 5), (6, 3), (5, 5), (32, 4)])
+def test_where_they_do_not_divide_the_channels_fewer_do(channels: int, units: int) -> None:
+    gated = supernet(stage(channels), X, streams=True, channels_per_gate=8)
+    assert gated.gates.sizes["a"] == gated.gates.sizes["stream:a"] == units
+
+
+def test_the_pixels_of_a_flattened_map_are_with_their_channel() -> None:
+    chain = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(216, 2))
+    gated = supernet(chain, X, channels_per_gate=3)
+    assert gated.gates.sizes == {"3": 2}
+    assert gated.space.sites[0].unit_of_channel.tolist() == [0] * 108 + [1] * 108
+
+
+@pytest.mark.parametrize("name", ["grouped", "fused attention", "attention written out"])
+def test_groups_and_heads_stay_units(name: str) -> None:
+    plain = supernet(NETWORKS[name](), X, streams=True)
+    gated = supernet(NETWORKS[name](), X, streams=True, channels_per_gate=2)
+    for site in plain.space.sites:
+        layer = plain.body.get_submodule(site.layer)
+        per_unit = len(site.unit_of_channel) // plain.gates.sizes[site.gate]
+        if per_unit > 1 or getattr(layer, "groups", 1) > 1:
+            assert gated.gates.sizes[site.gate] == plain.gates.sizes[site.gate]
+
+
+def test_units_of_a_concatenation_keep_within_its_parts() -> None:
+    network = Network(
+        lambda net, x: net.last(torch.cat([net.a(x), net.b(x)], 1)),
+        a=nn.Conv2d(3, 12, 1), b=nn.Conv2d(3, 8, 1), last=nn.Conv2d(20, 2, 1),
+    )  # fmt: skip
+    gated = supernet(network, X, channels_per_gate=8)
+    assert [(g.source, g.start, g.stop) for g in gated.space.gates[0].groups] == [("a", 0, 3), ("b", 3, 5)]
+
+
+@pytest.mark.parametrize("per_gate", [2, 3])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_small_network_computes_the_same(name: str, per_gate: int) -> None:
+    gated = supernet(randomise(NETWORKS[name]()).double(), images(), streams=True, channels_per_gate=per_gate)
+    for architecture in architectures(gated)[::2]:
+        require_theorem(gated, (images(),), architecture, 1e-9)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet", "mobilenet_v3_small", "shufflenet"])
+def test_widths_of_known_networks_are_multiples(name: str) -> None:
+    x = images(size=32)
+    gated = supernet(randomise(ZOO[name]()).double(), x, streams=True, channels_per_gate=8)
+    assert 6 * gated.gates.units < supernet(ZOO[name](), x.float(), streams=True).gates.units
+    architecture = gated.gates.architecture(torch.rand(gated.gates.units, generator=generator(1)) < 0.7)
+    require_theorem(gated, (x,), architecture, 1e-8)
+    if name == "resnet18":
+        small = pgnas.extract(gated, architecture)
+        widths = [m.weight.shape[1] for m in small.modules() if isinstance(m, nn.Conv2d | nn.Linear)][1:]
+        assert widths
+        assert all(width % 8 == 0 for width in widths)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("granularity", ["channel", "product", "group"])
+def test_expected_cost_is_the_mean_over_all_architectures(kind: CostName, granularity: str) -> None:
+    streams = granularity != "group"
+    gated = supernet(stage(), X, granularity, streams=streams, channels_per_gate=2)  # type: ignore[arg-type]
+    spread_logits(gated)
+    keep, mean = torch.sigmoid(gated.gates.logits().detach().double()), 0.0
+    cost = expected_cost(gated.graph, gated.space.sites, gated.gates.sizes, gated.prices(kind))
+    for bits in itertools.product([False, True], repeat=gated.gates.units):
+        kept = torch.tensor(bits)
+        mean += float(torch.where(kept, keep, 1 - keep).prod()) * cost.count(kept)
+    assert float(gated.expected_cost(kind).detach()) * cost.full == pytest.approx(mean, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["stage", "residual", "grouped", "separable", "flat"])
+def test_the_surrogate_counts_the_small_network(name: str, kind: CostName) -> None:
+    """While every gated layer has an open input and a reader, nothing is approximated."""
+    network = stage() if name == "stage" else NETWORKS[name]()
+    gated, rng = supernet(randomise(network), X, streams=True, channels_per_gate=2), generator(0)
+    architecture = gated.open()
+    exact = gated.count(architecture)
+    assert counted(gated, architecture, kind) == (exact.macs if kind == "macs" else exact.params)
+    for _ in range(20 if name == "stage" else 0):
+        kept = torch.rand(gated.gates.units, generator=rng) < 0.6
+        for part in gated.gates.split(kept).values():
+            part[0] = True
+        architecture = gated.gates.architecture(kept)
+        exact = gated.count(architecture)
+        assert counted(gated, architecture, kind) == (exact.macs if kind == "macs" else exact.params)
+
+
+def test_channels_of_a_gated_group_die_with_it() -> None:
+    """A unit within one group costs nothing when the group is closed; one of several groups is counted as alive."""
+    network = Network(
+        lambda net, x: net.last(net.wide(net.stem(x)).relu()),
+        stem=nn.Conv2d(3, 4, 1), wide=nn.Conv2d(4, 8, 3, groups=2), last=nn.Conv2d(8, 2, 1),
+    )  # fmt: skip
+    costs = []
+    for per_gate in (1, 2, 4, 8):
+        gated = supernet(network, X, channels_per_gate=per_gate)
+        kept = torch.ones(gated.gates.units, dtype=torch.bool)
+        kept[gated.gates.first_units()["wide"]] = False
+        costs.append(counted(gated, gated.gates.architecture(kept), "params"))
+        exact = gated.count(gated.gates.architecture(kept)).params
+        assert (costs[-1] == exact) == (per_gate < 8)
+    assert costs[0] == costs[1] == costs[2] < costs[3]
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in DRAWS])
+def test_shedding_changes_nothing(name: str) -> None:
+    gated = supernet(randomise(NETWORKS[name]()).double(), images(), streams=True, channels_per_gate=2).double()
+    spread_logits(gated)
+    for closed in closings(gated)[1:8:3]:
+        whole, shed = both(gated, closed)
+        x, noise = images(batch=4), torch.rand(4, gated.gates.units, generator=generator(2), dtype=torch.float64)
+        outputs = [tensors(net.train()(x, noise=noise)) for net in (whole, shed)]
+        for output in outputs:
+            sum(t.sin().sum() for t in output).backward()
+        require_same([t.detach() for t in outputs[1]], [t.detach() for t in outputs[0]])
+        for found, wanted in zip(shed.gates.parameters(), whole.gates.parameters(), strict=True):
+            if wanted.grad is not None:
+                torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(shed.expected_cost("macs"), whole.expected_cost("macs"))
+        with torch.no_grad():
+            require_same(shed.eval()(x), whole.eval()(x))
+
+
+def test_a_unit_is_shed_whole() -> None:
+    gated = supernet(randomise(stage()), X, streams=True, channels_per_gate=4)
+    closed = torch.zeros(gated.gates.units, dtype=torch.bool)
+    closed[gated.gates.first_units()["stream:a"]] = True
+    assert plan_without(gated, closed).computed["stem"].tolist() == [False] * 4 + [True] * 4
+
+
+def test_weights_behind_a_unit_are_those_of_all_its_channels() -> None:
+    fine, coarse = (supernet(stage(), X, channels_per_gate=k) for k in (1, 4))
+    coarse.body.load_state_dict(fine.body.state_dict())
+    by_channel, by_unit = fine.weight_sq().detach(), coarse.weight_sq().detach()
+    first = fine.gates.first_units()
+    expected = by_channel[first["a"] : first["a"] + 8].reshape(2, 4).sum(1)
+    start = coarse.gates.first_units()["a"]
+    torch.testing.assert_close(by_unit[start : start + 2], expected)
+
+
+def test_a_run_finds_widths_that_are_multiples(tmp_path: Path) -> None:
+    result = pgnas.run(
+        model="multibranch-resnet:width=8,stages=1", data="digits", out=f"{tmp_path}/run", epochs=2,
+        max_macs="50%", channels_per_gate=4, candidates=4, compile="off",
+    )  # fmt: skip
+    assert result["found"]["macs"] <= 0.5 * result["full"]["macs"]
+    widths = [m.weight.shape[1] for m in result.model.modules() if isinstance(m, nn.Conv2d)][1:]
+    assert widths
+    assert all(width % 4 == 0 for width in widths)
+
+
+@pytest.mark.parametrize("per_gate", [0, -8, 2.0, "8", True])
+def test_numbers_that_are_none_are_refused(per_gate: object) -> None:
+    with pytest.raises(ModelError, match=r"^channels_per_gate must be a whole number, at least 1"):
+        supernet(stage(), X, channels_per_gate=per_gate)  # type: ignore[arg-type]
+    if per_gate != "8":  # which a file of settings may hold
+        with pytest.raises(ConfigError, match="--channels-per-gate must"):
+            RunConfig(model="m", data="d", out="o", channels_per_gate=per_gate)  # type: ignore[arg-type]
+
+
+def test_operations_alone_have_no_channels_to_gate() -> None:
+    with pytest.raises(ConfigError, match="--channels-per-gate needs gates on channels"):
+        RunConfig(model="m", data="d", out="o", granularity="operation", channels_per_gate=8)
