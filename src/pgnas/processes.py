@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import importlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -209,6 +210,8 @@ def join() -> Processes:
     if world_size == 1:
         return Processes()
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    # Its functions have the group that there is when they are imported as a default, and would keep it past the end.
+    importlib.import_module("torch.distributed.nn.functional")
     with _explained():
         dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=TIMEOUT)
     atexit.register(_part)

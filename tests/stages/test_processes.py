@@ -7,7 +7,10 @@ import functools
 import itertools
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -375,3 +378,31 @@ def test_a_process_that_does_not_see_the_folder_takes_part_in_every_stage(tmp_pa
     assert first == second
     assert first[1] == ["40%", "60%"]
     assert not list((tmp_path / "two").iterdir())
+
+
+LEAVES = """
+import os, pathlib
+import torch
+from pgnas import processes
+
+if __name__ == "__main__":
+    joined = processes.join()
+    import torch._dynamo  # whose functions have the group of that moment as a default
+    joined.average_([torch.ones(3)])
+    processes._part()
+    names = [pathlib.Path(f"/proc/self/task/{task}/comm").read_text() for task in os.listdir("/proc/self/task")]
+    print("left:", sum("gloo" in name for name in names))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are listed in /proc, which is not there")
+def test_no_thread_of_the_group_outlives_it(tmp_path):
+    """One that is still at work while the interpreter ends aborts the process."""
+    script = tmp_path / "leaves.py"
+    script.write_text(LEAVES)
+    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run(
+        words, capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["left: 0"] * 2
