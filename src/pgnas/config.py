@@ -65,7 +65,8 @@ class RunConfig:
             with channel logits and the ``gibbs`` prior.
         exclude: Shell-style patterns of layers that stay ungated, such as ``"classifier"``.
         gate_inputs: Also gate the layers that read the images themselves.
-        channels_per_gate: Neighbouring channels that are kept or dropped together, so that widths are multiples of it.
+        channels_per_gate: Neighbouring input channels that are kept or dropped together, such as 8, so that layers read
+            multiples of it; see :func:`pgnas.supernet`.
         auxiliary_weight: Weight of the loss of a network's auxiliary heads in training.
         prior: ``None``: ``gibbs`` with a cap, ``paper`` without one.
         length_scale_sq: l^2 of the paper prior (Eq. 15).
@@ -216,6 +217,12 @@ class RunConfig:
         if self.channels_per_gate > 1 and self.granularity == "operation":
             rule, value = "needs gates on channels", f"{self.channels_per_gate}, with granularity operation"
             raise ConfigError("--channels-per-gate", rule, value=value, remedy="leave out either")
+        if self.channels_per_gate % self.round_to and self.round_to % self.channels_per_gate:
+            rule, value = (
+                "must be a multiple of --channels-per-gate, or divide it",
+                (f"{self.round_to}, with --channels-per-gate {self.channels_per_gate}"),
+            )
+            raise ConfigError("--round-to", rule, value=value, remedy="change either")
         self.decision_share()
 
     def given(self) -> dict[str, Any]:

@@ -209,6 +209,9 @@ def join() -> Processes:
     rank, world_size = launched()
     if world_size == 1:
         return Processes()
+    if not dist.is_available():
+        rule = "need a PyTorch that was built with torch.distributed"
+        raise RunError("several processes", rule, value=torch.__version__, remedy="install one, or launch one process")
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     # Its functions have the group that there is when they are imported as a default, and would keep it past the end.
     importlib.import_module("torch.distributed.nn.functional")

@@ -8,6 +8,7 @@ import itertools
 import pytest
 import torch
 from torch import nn
+from torchvision.models import googlenet
 
 from pgnas.bayes import KLContext, PaperPrior
 from pgnas.errors import ModelError
@@ -68,6 +69,40 @@ def test_there_is_none_where_it_could_save_nothing() -> None:
         gated = supernet(network, X, streams=True, **options)  # type: ignore[arg-type]
         assert not any(site.streams for site in gated.space.sites)
         assert gated.gates.sizes == supernet(network, X, **options).gates.sizes  # type: ignore[arg-type]
+
+
+def test_two_streams_that_one_layer_reads_first_have_two_names() -> None:
+    network = Network(
+        lambda net, x: net.p(both := torch.cat([net.a(x), net.b(x)], 1)) + net.q(both),
+        a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(3, 4, 1), p=nn.Conv2d(12, 2, 1), q=nn.Conv2d(12, 2, 1),
+    )  # fmt: skip
+    gated = supernet(randomise(network), X, streams=True)
+    assert gated.gates.sizes == {"p": 12, "q": 12, "stream:p": 8, "stream:p:b": 4}
+    assert gated.gates.units == 36
+    closed = torch.ones(36, dtype=torch.bool)
+    closed[gated.gates.first_units()["stream:p:b"] :] = False
+    counts, architecture = gated.count(gated.gates.architecture(closed)), gated.gates.architecture(closed)
+    assert counted(gated, architecture, "macs") == counts.macs
+    assert counts.params == 8 * 3 + 8 + 2 * (8 * 2 + 2)
+    require_theorem(gated.double(), (images(),), architecture, 1e-9)
+
+
+def test_networks_whose_concatenations_are_read_by_several_layers_can_be_capped() -> None:
+    gated = supernet(
+        googlenet(init_weights=False, aux_logits=False), images(size=64, dtype=torch.float32), streams=True
+    )
+    assert len([name for name in gated.gates.sizes if name.startswith("stream:")]) > 30
+    assert float(gated.expected_cost("macs").detach()) > 0.5
+
+
+def test_there_is_none_where_readers_disagree_about_channels() -> None:
+    network = Network(  # 64 channels for the layer that makes them, 4 of 16 pixels for the readers
+        lambda net, x: (net.left(both := net.a(x).flatten(1) + net.b(x.flatten(1))), net.right(both)),
+        a=nn.Conv2d(3, 1, 1), b=nn.Linear(192, 64), left=nn.Linear(64, 2), right=nn.Linear(64, 2),
+    )  # fmt: skip
+    gated = supernet(randomise(network).double(), images(), streams=True)
+    for architecture in architectures(gated)[::3]:
+        require_theorem(gated, (images(),), architecture, 1e-9)
 
 
 @pytest.mark.parametrize("granularity", ["group", "operation"])

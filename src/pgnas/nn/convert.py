@@ -51,10 +51,11 @@ def supernet(
         streams: Also gate every value that several layers read, as a whole: values that are summed or multiplied (a
             residual stage) are one stream with one gate, which all of its readers obey beside their own. Each of the
             two gates starts with ``initial_drop``. With ``channel`` or ``product``.
-        channels_per_gate: Neighbouring channels that one unit of a gate stands for, which are kept or dropped together,
-            so that widths are multiples of it. Where a value's channels are no multiple of it, its largest divisor of
-            which they are: 4 of 8 for 20 channels. Heads of attention and groups of a grouped convolution stay the
-            units that they are.
+        channels_per_gate: Neighbouring input channels that one unit of a gate stands for, kept or dropped together: a
+            layer reads multiples of it. Where its channels, or those of a part of a concatenation, are no multiple,
+            the greatest common divisor takes its place: of 8 and 20 channels 4, of 8 and 20 beside 6 channels 2. Heads
+            of an attention and groups of a grouped convolution stay the units that they are. Behind a channel shuffle
+            neighbours were not made beside each other, so that what is made need not be a multiple.
 
     Raises:
         ModelError: The model cannot be traced, or nothing in it can be gated; an option breaks a rule.
@@ -71,6 +72,9 @@ def supernet(
     if type(channels_per_gate) is not int or channels_per_gate < 1:
         rule = "must be a whole number, at least 1"
         raise ModelError("channels_per_gate", rule, value=repr(channels_per_gate), remedy="use for example 8")
+    if channels_per_gate > 1 and granularity == "operation":
+        rule, value = "needs gates on channels", f"{channels_per_gate}, with granularity operation"
+        raise ModelError("channels_per_gate", rule, value=value, remedy="leave out either")
     own = _copy(model).eval()  # in training, rules that read a weight may change what it is computed from
     device = next((p.device for p in own.parameters()), torch.device("cpu"))
     with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the model may draw while it is traced
@@ -85,7 +89,7 @@ def supernet(
         channels_per_gate=channels_per_gate,
     )
     if streams:
-        space = add_streams(graph, space, channels_per_gate=channels_per_gate)
+        space = add_streams(graph, space)
     made = Supernet(graph, space, granularity=granularity, initial_drop=initial_drop, temperature=temperature)
     return made.to(device).train()
 

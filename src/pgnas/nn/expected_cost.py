@@ -266,8 +266,7 @@ class _Surrogate:
                     in_unit = len(site.unit_of_channel) // (int(site.unit_of_channel.max()) + 1)
                     units = site.unit_of_channel[run.start : run.start + run.channels].reshape(-1, in_unit)
                     group = (torch.arange(run.channels) // (run.channels // origin.groups)).reshape(-1, in_unit)
-                    alone = (group == group[:, :1]).all(1)  # else a unit that is alive with any of several groups
-                    found.append(torch.stack([first + units[alone, 0], firsts[gated.gate] + group[alone, 0]]))
+                    found.append(torch.stack([first + units[:, 0], firsts[gated.gate] + group[:, 0]]))
         return torch.cat(found, 1)
 
     def add(self, name: str, rows: Tensor) -> None:

@@ -1,6 +1,6 @@
 """Gates: the binary variables of the hybrid representation and the only owner of their logits.
 
-A *gate* holds one binary variable per *unit* (an input channel of a layer, or a whole group of a grouped convolution).
+A *gate* holds one binary variable per *unit* (an input channel of a layer, several, a head, or a whole group).
 Under the posterior its units are independent Bernoulli variables; their logits are shared as the granularity says:
 one a unit (``channel``), one a source of the gated value (``group``, the paper's), or both (``product``: a unit's keep
 probability is its own times its group's; units are drawn independently). With ``operation`` only operations have gates.
@@ -95,6 +95,7 @@ class Gates(nn.Module):
         self.specs = tuple(specs)
         self.granularity = granularity
         self.sizes: dict[str, int] = {spec.name: spec.units for spec in self.specs}
+        assert len(self.sizes) == len(self.specs), "every gate has a name of its own"
         lengths = torch.tensor([g.stop - g.start for spec in self.specs for g in spec.groups], dtype=torch.long)
         self.register_buffer("group_of_unit", torch.repeat_interleave(lengths), persistent=False)
         options = torch.tensor([spec.units for spec in self.specs if spec.exclusive], dtype=torch.long)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from pgnas.errors import ModelError
-from pgnas.nn.channels import Barrier, ChannelGraph, Dense, Follow, Source
+from pgnas.nn.channels import Barrier, ChannelGraph, Dense, Follow
+from pgnas.nn.channels.rules_products import HeadByHead
 from pgnas.nn.choice import GATES, OutputGate
 from pgnas.nn.gate import GateSpec, Group
 from pgnas.nn.macs import Conv, ConvTranspose, Counted
@@ -91,12 +92,14 @@ class SearchSpace:
         gates: All gates, categorical ones last.
         ungated: What has no gate.
         operations: The gated outputs of operations.
+        channels_per_gate: Channels a unit, as of :func:`pgnas.supernet`.
     """
 
     sites: tuple[Site, ...]
     gates: tuple[GateSpec, ...]
     ungated: tuple[Ungated, ...]
     operations: tuple[Site, ...] = ()
+    channels_per_gate: int = 1
 
     @property
     def all_sites(self) -> tuple[Site, ...]:
@@ -139,7 +142,7 @@ def find_sites(
             reason = "only operations are searched"
         if reason is None:
             assert isinstance(op, Dense)
-            site, spec = _site(graph, op, name, channels_per_gate)
+            site, spec = _site(graph, op, name)
             sites.append(site)
             specs[name] = spec
         elif reason:
@@ -155,9 +158,10 @@ def find_sites(
         raise ModelError("model", "must have a layer that can be gated", value="none", remedy=remedy)
     specs |= {site.gate: of_operations[site.gate] for site in operations}
     sites, operations = _tie(sites, specs, tie), _tie(operations, specs, tie)
+    sites = _coarsen(graph, sites, specs, channels_per_gate)
     used = {site.gate for site in (*sites, *operations)}
     gates = sorted((spec for name, spec in specs.items() if name in used), key=lambda spec: spec.exclusive)
-    return SearchSpace(tuple(sites), tuple(gates), tuple(ungated), tuple(operations))
+    return SearchSpace(tuple(sites), tuple(gates), tuple(ungated), tuple(operations), channels_per_gate)
 
 
 def find_operations(graph: ChannelGraph) -> tuple[list[Site], dict[str, GateSpec]]:
@@ -211,35 +215,65 @@ def _reason(graph: ChannelGraph, node: str, name: str, exclude: Sequence[str], g
     return None
 
 
-def _site(graph: ChannelGraph, op: Dense, name: str, channels_per_gate: int) -> tuple[Site, GateSpec]:
-    """The gate of one layer: a unit is so many channels, such channels' blocks of features, a head, or a group."""
+def _site(graph: ChannelGraph, op: Dense, name: str) -> tuple[Site, GateSpec]:
+    """The gate of one layer: a unit is a channel, a flattened channel's block of features, a head, or a group."""
     value = op.values[0]
     per_unit = op.per_group if op.groups > 1 else value.block
+    units = value.channels // per_unit
     axis = value.axis
     assert axis is not None
-    runs = graph.sources(op.inputs[0]) if op.groups == 1 else []
-    if runs and all(_features(graph, run) == value.block for run in runs):  # else it is a head
-        per_unit *= channels_of_unit(channels_per_gate, *(run.channels // value.block for run in runs))
-    units = value.channels // per_unit
     if op.groups > 1:
         groups = [Group(op.inputs[0], 0, units)]
     else:
+        runs = graph.sources(op.inputs[0])
         groups = [Group(r.origin, r.start // per_unit, (r.start + r.channels) // per_unit) for r in runs]
     unit_of_channel = torch.arange(units).repeat_interleave(per_unit)
     return Site(name, op.name, op.inputs[0], axis, name, unit_of_channel), GateSpec(name, units, tuple(groups))
 
 
-def _features(graph: ChannelGraph, run: Source) -> int:
-    """How many channels of a value stem from each channel of one of its sources: pixels, where a map was flattened."""
-    return max(1, run.channels // graph.value(run.origin).channels)
+def _coarsen(graph: ChannelGraph, sites: list[Site], specs: dict[str, GateSpec], wanted: int) -> list[Site]:
+    """Let a unit be several channels: as many as are wanted, or the largest divisor of that which all parts share.
 
+    So the units of a stream and of each of its readers lie within one another, those behind a grouped convolution
+    within its groups, and all units of a gate are alike.
 
-def channels_of_unit(wanted: int, *channels: int) -> int:
-    """Channels a unit where so many are wanted: the largest divisor of ``wanted`` that all of ``channels`` share.
-
-    So the units of a stream and of each of its readers lie within one another, and all units of a gate are alike.
+    Args:
+        graph: The analysed network.
+        sites: Its gated layers, with the gates that they share.
+        specs: Gates by name; those of the layers are changed.
+        wanted: Channels a unit.
     """
-    return math.gcd(wanted, *channels)
+    gated = {site.node for site in sites}
+    shared: dict[str, int] = {}
+    for site in sites:
+        shared[site.gate] = math.gcd(shared.get(site.gate, wanted), *_parts(graph, site, gated))
+    for name, units in shared.items():
+        spec = specs[name]
+        groups = tuple(replace(g, start=g.start // units, stop=g.stop // units) for g in spec.groups)
+        specs[name] = replace(spec, units=spec.units // units, groups=groups)
+    return [replace(site, unit_of_channel=site.unit_of_channel // shared[site.gate]) for site in sites]
+
+
+def _parts(graph: ChannelGraph, site: Site, gated: set[str]) -> list[int]:
+    """Into what numbers of channels what a layer reads falls; 1 where its units are something else than channels."""
+    op = graph.ops[site.node]
+    assert isinstance(op, Dense)
+    block, parts = op.values[0].block, list[int]()
+    if op.groups > 1:
+        return [1]
+    for run in graph.sources(op.inputs[0]):
+        made, origin = graph.value(run.origin), graph.ops[run.origin]
+        if made_by_heads(graph, run.origin) or max(1, run.channels // made.channels) * made.block != block:
+            return [1]  # a head is no channel, and of a block of features only the whole one is
+        parts.append(run.channels // block)
+        if run.origin in gated and isinstance(origin, Dense) and origin.groups > 1:
+            parts.append(made.channels // origin.groups)
+    return parts
+
+
+def made_by_heads(graph: ChannelGraph, origin: str) -> bool:
+    """Whether the channels that a node makes are the heads of an attention."""
+    return isinstance(graph.ops[origin], HeadByHead)
 
 
 def _tie(sites: list[Site], specs: dict[str, GateSpec], tie: Sequence[Sequence[str]]) -> list[Site]:

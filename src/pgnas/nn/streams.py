@@ -1,13 +1,14 @@
 """Stream gates: one gate for a value that several layers read, or for values that sums and products tie together.
 
 A channel of a residual stage leaves only if every one of its readers closes it, which independent gates hardly ever do
-all at once. So the stage has a gate as well, with a unit a channel, and a reader sees a channel only if both its own
+all at once. So the stage has a gate as well, and a reader sees a channel only if both its own
 gate and the stream's are open: closing one unit closes the channel everywhere, and whole stages widen or thin. What is
 still in the readers' own gates is which of the stage's channels each of them does without.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -19,7 +20,7 @@ from pgnas.nn.channels.rules_shapes import Elementwise
 from pgnas.nn.coupling import find_tied
 from pgnas.nn.expected_cost import always_read
 from pgnas.nn.gate import GateSpec, Group
-from pgnas.nn.sites import SearchSpace, Site, StreamPart, channels_of_unit
+from pgnas.nn.sites import SearchSpace, Site, StreamPart, made_by_heads
 
 STREAM_GRANULARITIES = ("channel", "product")
 """Where streams have gates: one logit for all of a stage could only drop the stage."""
@@ -27,24 +28,29 @@ STREAM_GRANULARITIES = ("channel", "product")
 
 @dataclass(frozen=True)
 class _Reading:
-    """Channels from ``start`` on that a site reads of the values tied to ``root``, and which ones, (channels,)."""
+    """Channels from ``start`` on that a site reads of the values tied to ``root``, and which ones, (channels,).
+
+    ``made`` is how many there are, and ``heads`` whether they are the heads of an attention.
+    """
 
     site: Site
     root: str
     start: int
     units: Tensor
+    made: int
+    heads: bool
 
 
-def add_streams(graph: ChannelGraph, space: SearchSpace, *, channels_per_gate: int = 1) -> SearchSpace:
+def add_streams(graph: ChannelGraph, space: SearchSpace) -> SearchSpace:
     """The search space with a stream gate for every value, or class of values tied by sums, that several gates read.
 
     There is none where something without a gate reads the values anyway, so that no gate could save them; where all
-    readers share a gate already; and where a grouped convolution reads them by whole groups.
+    readers share a gate already; where a grouped convolution reads them by whole groups; and where the readers disagree
+    about what a channel is (a pixel of a flattened map is a channel of its own for a layer that makes the like).
 
     Args:
         graph: The analysed network.
         space: Its gates.
-        channels_per_gate: Channels a unit, as of :func:`pgnas.supernet`.
     """
     tied = find_tied(graph, only=lambda name: isinstance(graph.ops[name], Elementwise))
     readings = [reading for site in space.sites for reading in _readings(graph, site, tied)]
@@ -54,10 +60,13 @@ def add_streams(graph: ChannelGraph, space: SearchSpace, *, channels_per_gate: i
     for root in dict.fromkeys(reading.root for reading in readings):
         found = [reading for reading in readings if reading.root == root]
         whole = any(_by_group(graph, reading.site) for reading in found)
-        if not whole and len({reading.site.gate for reading in found}) > 1 and not always[root].all():
-            wanted = channels_per_gate if graph.value(root).block == 1 else 1  # else they are heads
-            in_unit[root] = channels_of_unit(wanted, channels := _made(graph, root))
-            units, name = channels // in_unit[root], f"stream:{found[0].site.layer}"
+        agree = len({reading.made for reading in found}) == 1
+        if agree and not whole and len({reading.site.gate for reading in found}) > 1 and not always[root].all():
+            heads = any(reading.heads for reading in found)
+            in_unit[root] = 1 if heads else math.gcd(space.channels_per_gate, found[0].made)
+            units, name = found[0].made // in_unit[root], f"stream:{found[0].site.layer}"
+            if any(name == spec.name for spec in streams.values()):  # a layer may read several streams first
+                name = f"{name}:{root}"
             streams[root] = GateSpec(name, units, (Group(root, 0, units),))
     readings = [replace(r, units=r.units // in_unit.get(r.root, 1)) for r in readings]
     sites = [replace(site, streams=_parts(site, readings, streams)) for site in space.sites]
@@ -72,7 +81,8 @@ def _readings(graph: ChannelGraph, site: Site, tied: dict[str, str]) -> list[_Re
         made = _made(graph, run.origin)
         if made and run.channels % made == 0:  # else a part of what was made
             units = torch.arange(made).repeat_interleave(run.channels // made)
-            found.append(_Reading(site, tied[run.origin], run.start, units))
+            heads = made_by_heads(graph, run.origin)
+            found.append(_Reading(site, tied[run.origin], run.start, units, made, heads))
     return found
 
 

@@ -189,8 +189,11 @@ def _layers(summary: object) -> str:
         numbers = (percent(share), f"{count(kept)} of {count(units)}", percent(keep))
         cells = [page.bar_cell(share), *map(page.number_cell, numbers)]
         lines.append(page.row(name, cells))
-    heads = ["Layer", "", "Share", "Channels", "Keep probability"]
-    caption = "Input channels that each searched layer still reads, and their mean keep probability in the posterior."
+    heads = ["Layer", "", "Share", "Units", "Keep probability"]
+    caption = (
+        "What each searched layer still reads, in the units of its gate (input channels, several at once, groups or "
+        "heads), and their mean keep probability in the posterior."
+    )
     return page.table(caption, heads, lines, numbers=(2, 3, 4))
 
 

@@ -134,7 +134,8 @@ def search(
         decide_at=decide_at, candidates=candidates, optimizer=optimizer, lr=lr, weight_decay=weight_decay,
         logit_lr=logit_lr, seed=seed,
         device=device, precision=precision, compile=compile, max_latency=max_latency, latency_batch=latency_batch,
-        round_to=round_to, shed="on" if shed else "off", weights_first=weights_first,
+        round_to=round_to, channels_per_gate=supernet.space.channels_per_gate, shed="on" if shed else "off",
+        weights_first=weights_first,
         average_weights="auto" if recalibrate_norms else "off",
     )  # fmt: skip
     if isinstance(prior, GibbsPrior) and not config.has_cap:
