@@ -9,7 +9,10 @@ Each model has random weights and random BatchNorm statistics, runs in a process
 ``--out``; a rerun does what is missing, ``--again`` also what failed. Checked are three random architectures (hardly
 anything kept, half with whole gates closed, nearly all kept): the extracted network's output against that of the
 supernet with the architecture fixed, its parameters and multiply-adds against the count, and for the middle one the
-.pt2 and .onnx files against the network on batches of other sizes.
+.pt2 and .onnx files against the network on batches of other sizes. Then what a search under a cap does with it, with
+gates on streams too (``--search-only``: this alone): the expected cost of the whole network against its count,
+extraction once more, a training step's gradients of all gates, and the supernet that sheds a tenth of the units against
+the one that has them closed.
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import pgnas
 from pgnas.errors import PgnasError
-from pgnas.nn import Supernet, extract, measure
+from pgnas.nn import ShedSupernet, Supernet, extract, measure
+from pgnas.nn.cost import CostName
 from pgnas.stages.exporting import ExportMetadata, export_onnx, export_pt2
 
 KEEPS = (0.05, 0.5, 0.95)
@@ -45,6 +49,8 @@ TOLERANCE, TOLERANCE_64 = 1e-4, 1e-10  # of the output's scale
 EXPORTED_PARAMS = 300_000_000  # above, exactness alone
 DOUBLE_PARAMS = 60_000_000  # above, float32 alone
 SIZES = (64, 96, 128, 160, 192, 224, 256, 288, 299, 320, 384, 448, 480, 512, 518)
+CLOSED = 0.1  # of the units, when a supernet sheds
+KINDS: tuple[CostName, ...] = ("macs", "params")
 SPATIAL_SHARE = 1 / 8  # of the layers look at neighbouring pixels in a convolutional network
 
 
@@ -58,11 +64,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/zoo"))
     parser.add_argument("--again", action="store_true", help="also run what failed before")
     parser.add_argument("--no-exports", action="store_true")
+    parser.add_argument("--search-only", action="store_true", help="what a search does with it, and nothing else")
     parser.add_argument("--limit", type=int, default=1800, help="seconds a model may take")
     parser.add_argument("--entry", help=argparse.SUPPRESS)
     a = parser.parse_args()
     if a.entry:
-        print(json.dumps(run_entry(a.entry, seed=a.seed, exports=not a.no_exports)))
+        print(json.dumps(run_entry(a.entry, seed=a.seed, exports=not a.no_exports, search_only=a.search_only)))
         return
     a.out.mkdir(parents=True, exist_ok=True)
     names = list(entries(a))
@@ -123,7 +130,9 @@ def _is_convolutional(net: nn.Module) -> bool:
     return len(spatial) >= SPATIAL_SHARE * len(layers) > 0
 
 
-def run_entry(name: str, *, seed: int = 0, exports: bool = True, sizes: tuple[int, ...] = SIZES) -> dict[str, Any]:
+def run_entry(
+    name: str, *, seed: int = 0, exports: bool = True, search_only: bool = False, sizes: tuple[int, ...] = SIZES
+) -> dict[str, Any]:
     """Check one model; ``status`` is "ok" or what did not hold."""
     start = time.monotonic()
     torch.manual_seed(seed)
@@ -134,7 +143,10 @@ def run_entry(name: str, *, seed: int = 0, exports: bool = True, sizes: tuple[in
         full = measure(net, (x,))
         found: dict[str, Any] = {"model": name, "image": x.shape[-1], "params": full.params, "macs": full.macs}
         try:
-            found |= _check(net, x, seed, exports and full.params <= EXPORTED_PARAMS)
+            if not search_only:
+                found |= _check(net, x, seed, exports and full.params <= EXPORTED_PARAMS)
+            found["search"] = _search(net, x, seed)
+            found["status"] = _status(found)
         except PgnasError as error:
             found |= {"status": "refused", "error": str(error)[:600]}
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -165,13 +177,38 @@ def _check(net: nn.Module, x: Tensor, seed: int, exports: bool) -> dict[str, Any
     small = extract(gated, wanted[1])
     if exports:
         found["exports"] = {"pt2": _try(export_pt2, small, x), "onnx": _try(export_onnx, small, x)}
-    return found | {"status": _status(found)}
+    return found
+
+
+def _search(net: nn.Module, x: Tensor, seed: int) -> dict[str, Any]:
+    """What a search under a cap begins with: gates on streams too, the expected cost, a step, and shedding."""
+    gated = pgnas.supernet(net, x, streams=True)
+    _, middle, most = architectures(gated, seed)
+    found: dict[str, Any] = {
+        "units": gated.gates.units,
+        "error": max(difference(gated, architecture, x) for architecture in (middle, most)),
+        "costs": [float(gated.expected_cost_at(kind, torch.full((gated.gates.units,), 1e4))) for kind in KINDS],
+    }
+    outputs = gated.train()(x)
+    (outputs if isinstance(outputs, Tensor) else outputs[0]).square().sum().backward()
+    gradients = [parameter.grad for parameter in gated.gates.parameters()]
+    found["gradients"] = all(gradient is not None and bool(gradient.isfinite().all()) for gradient in gradients)
+    gated.gates.close_(torch.rand(gated.gates.units, generator=torch.Generator().manual_seed(seed)) < CLOSED)
+    shed = ShedSupernet(gated)
+    with torch.no_grad():
+        expected = gated.eval()(x)
+        found["shed_error"] = float((shed.eval()(x) - expected).abs().max() / expected.abs().max())
+    return found | {"shed": shed.counts.macs / gated.count(gated.open()).macs}
 
 
 def _status(found: dict[str, Any]) -> str:
-    exact = max(found["errors"]) <= TOLERANCE and max(found.get("errors_64", [0])) <= TOLERANCE_64
+    search = found["search"]
+    errors = [*found.get("errors", []), search["error"], search["shed_error"]]
+    exact = max(errors) <= TOLERANCE and max(found.get("errors_64", [0])) <= TOLERANCE_64
     exported = all(answer == "ok" for answer in found.get("exports", {}).values())
-    wrong = [("inexact", exact), ("miscounted", found["counted"]), ("not exported", exported)]
+    wrong = [("inexact", exact), ("miscounted", found.get("counted", True)), ("not exported", exported)]
+    wrong += [("misjudged", all(abs(cost - 1) < 1e-3 for cost in search["costs"]))]
+    wrong += [("no gradients", search["gradients"])]
     return ", ".join(name for name, holds in wrong if not holds) or "ok"
 
 
@@ -283,6 +320,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def _line(row: dict[str, Any]) -> str:
+    if row["status"] == "ok" and "errors" not in row:
+        return f"{row['model']:44} the search holds"
     if "errors" not in row:
         return f"{row['model']:44} {row['status']}: {row.get('error', '')}"
     files = "".join("yes " if answer == "ok" else "NO  " for answer in row.get("exports", {}).values()) or "-"
@@ -299,6 +338,7 @@ def _in_process(name: str, a: argparse.Namespace) -> dict[str, Any]:
     """One entry in a process of its own, so that its memory is given back and its death is an entry like others."""
     command = [sys.executable, __file__, "--entry", name, "--seed", str(a.seed)]
     command += ["--no-exports"] if a.no_exports else []
+    command += ["--search-only"] if a.search_only else []
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=a.limit)
     except subprocess.TimeoutExpired:
