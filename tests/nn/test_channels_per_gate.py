@@ -15,7 +15,9 @@ from pgnas.errors import ConfigError, ModelError
 from pgnas.nn import supernet
 from pgnas.nn.cost import CostName
 from pgnas.nn.expected_cost import expected_cost
+from pgnas.nn.shaping import Shaper
 from pgnas.nn.shedding import plan_without
+from pgnas.stages.fitting import Fitter
 
 from .networks import NETWORKS, Network, architectures, generator, images, randomise, tensors
 from .test_cost import KINDS, X, counted
@@ -261,3 +263,18 @@ def test_operations_alone_have_no_channels_to_gate() -> None:
         supernet(stage(), X, "operation", channels_per_gate=8)
     with pytest.raises(ConfigError, match="--channels-per-gate needs gates on channels"):
         RunConfig(model="m", data="d", out="o", granularity="operation", channels_per_gate=8)
+
+
+def test_room_that_a_dear_unit_leaves_is_filled_with_cheap_ones() -> None:
+    network = Network(
+        lambda net, x: net.dear(net.a(x)).mean() + net.cheap(net.b(x)).mean(),
+        a=nn.Conv2d(3, 8, 1), dear=nn.Conv2d(8, 8, 3), b=nn.Conv2d(3, 8, 1), cheap=nn.Conv2d(8, 2, 1),
+    )  # fmt: skip
+    gated = supernet(network, X, channels_per_gate=4)
+    with torch.no_grad():
+        assert gated.gates.unit_logits is not None
+        gated.gates.unit_logits.copy_(torch.tensor([3.0, 2.0, 1.0, 0.0]))  # of "dear", then of "cheap"
+    assert list(gated.gates.sizes) == ["dear", "cheap"]
+    full = gated.count(gated.open()).macs
+    found = Fitter(gated, {"macs": int(0.8 * full)}, Shaper(gated)).fit(gated.open())
+    assert found.architecture.kept == {"dear": (0,), "cheap": (0, 1)}

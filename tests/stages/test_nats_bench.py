@@ -151,16 +151,6 @@ def test_a_search_ends_in_a_row_under_the_cap_and_a_rerun_repeats_nothing(path: 
     assert before == {run: (run / "posterior.safetensors").stat().st_mtime_ns for run in runs}
 
 
-def test_gated_by_rows_every_candidate_is_one(path: Path, tmp_path: Path) -> None:
-    settings = SizeBench(
-        data="digits", table=path, out=tmp_path / "bench", caps=("25%",), seeds=(0,), width=16, rows=True,
-        image_size=8, epochs=2, candidates=4,
-    )  # fmt: skip
-    (found,) = bench_size(settings).findings
-    assert found.network.widths == tuple(4 * channels for channels in found.kept)
-    assert found.share <= 0.25
-
-
 def test_finals_choose_among_the_rows_near_the_best_candidate(path: Path, tmp_path: Path) -> None:
     settings = {"data": "digits", "table": path, "out": tmp_path / "bench", "caps": ("20%",), "seeds": (0,)}
     settings |= {"width": 8, "image_size": 8, "epochs": 2, "candidates": 4}

@@ -37,7 +37,6 @@ def nats_size(
     caps: Annotated[tuple[str, ...], Parameter(converter=_words, negative=())] = ("6.4%", "25%"),
     seeds: Annotated[tuple[int, ...], Parameter(converter=wholes, negative=())] = (0, 1, 2),
     width: Annotated[int, _WHOLE] = 32,
-    rows: Annotated[bool, Parameter(negative=())] = False,
     image_size: Annotated[int, _WHOLE] = 16,
     epochs: Annotated[int, _WHOLE] = 8,
     candidates: Annotated[int, _WHOLE] = 64,
@@ -57,7 +56,6 @@ def nats_size(
         caps: Shares of the largest network's flops.
         seeds: A search each.
         width: Width of the supernet, a multiple of 8 up to 64.
-        rows: Gate so many channels at once as stand for one step of the table's widths: every candidate is a row.
         image_size: Side in pixels of the images in the search.
         epochs: Epochs of a search.
         candidates: Architectures drawn and ranked.
@@ -65,7 +63,7 @@ def nats_size(
         finalist_epochs: Epochs of each in the first round.
         precision: Number format of the forward pass: auto, fp32, bf16 or fp16.
     """
-    given: dict[str, Any] = {"caps": caps, "seeds": seeds, "width": width, "image_size": image_size, "rows": rows}
+    given: dict[str, Any] = {"caps": caps, "seeds": seeds, "width": width, "image_size": image_size}
     given |= {"epochs": epochs, "candidates": candidates, "column": column, "precision": precision}
     given |= {"finalists": finalists, "finalist_epochs": finalist_epochs}
     with reporter() as progress:

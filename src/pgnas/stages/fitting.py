@@ -115,7 +115,7 @@ class Fitter:
         shaped, exchanged = closing(closed), 0
         if closed == len(order) and not self._fits(shaped):  # the operations cost too much by themselves
             shaped, exchanged = self._exchange(shaped)
-        if closed and self._shaper.round_to > 1:
+        if closed and (self._shaper.round_to > 1 or self._supernet.space.channels_per_gate > 1):
             shaped = self._fill(shaped, order[:closed])
             closed = int((~shaped[order[:closed]]).sum())
         return shaped, closed, exchanged
@@ -191,6 +191,7 @@ class Fitter:
         """Open again what fits, the most probable first, group by group until the next units of each are too many.
 
         Rounding opens as many units as closing took until a whole multiple goes: more are closed than caps ask for.
+        Units of several channels leave room for cheaper ones when the last and dearest is closed.
 
         Args:
             shaped: Units of an architecture that fits, bool (U,).

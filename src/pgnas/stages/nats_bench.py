@@ -52,7 +52,6 @@ class SizeBench(BenchSettings):
     Attributes:
         column: The table's column of accuracies; ``None``: the only one.
         width: Width of the supernet, a multiple of 8 up to 64: a channel stands for 64 / width.
-        rows: Gate so many channels at once as stand for one step of the table's widths: every candidate is a row.
         epochs: Epochs of the search.
         finalists: At most so many rows near the best candidate's widths are told apart by training them; 0: none.
         finalist_epochs: Epochs of each in the first round.
@@ -61,7 +60,6 @@ class SizeBench(BenchSettings):
     column: str | None = None
     caps: tuple[str, ...] = ("6.4%", "25%")
     width: int = 32
-    rows: bool = False
     epochs: int = 8
     finalists: int = 0
     finalist_epochs: int = 1
@@ -99,7 +97,6 @@ class SizeBench(BenchSettings):
             shed="on",  # the same search in less time: small networks are looked for in a large one
             streams="off",  # all readers of a value share its gate already: none ever picks
             avoid_selections="off",
-            channels_per_gate=self.width // MULTIPLE if self.rows else 1,
             precision=self.precision,
             seed=seed,
         )
