@@ -16,6 +16,9 @@ from pgnas.nn.gate import CLOSED
 from pgnas.nn.shaping import Shaper
 from pgnas.stages.candidates import Candidate, Caps
 
+ALL_BUT_USED = 0.99
+"""The share of a cap from which on nothing is opened again to use the rest."""
+
 
 def draw(
     supernet: Supernet,
@@ -190,6 +193,8 @@ class Fitter:
     def _fill(self, shaped: Tensor, closed: Tensor) -> Tensor:
         """Open again what fits, the most probable first, group by group until the next units of each are too many.
 
+        It ends where a cap is all but used: in a network of many gates every look at one of them takes long.
+
         Rounding opens as many units as closing took until a whole multiple goes: more are closed than caps ask for.
         Units of several channels leave room for cheaper ones when the last and dearest is closed.
 
@@ -198,14 +203,18 @@ class Fitter:
             closed: Units that were closed for it, the least probable first.
         """
         groups, full = self._supernet.gates.group_of_unit.tolist(), set[int]()
+        used = max(self._shares(shaped))
         for unit in reversed(closed.tolist()):
+            if used > ALL_BUT_USED:
+                break
             if shaped[unit] or groups[unit] in full:
                 continue
             opened = shaped.clone()
             opened[unit] = True
             opened = self._shaper.shape(opened)
-            if self._fits(opened):
-                shaped = opened
+            share = max(self._shares(opened))
+            if share <= 1.0:
+                shaped, used = opened, share
             else:
                 full.add(groups[unit])
         return shaped
