@@ -100,3 +100,14 @@ def test_ties() -> None:
     found = pgnas.inspect(Residual(), X, tie=[["left.0", "right.0"]])
     assert found.tied_gates == (("left.0", "right.0"),)
     assert found.units == 6 + 12 + 6
+
+
+def test_printed_it_is_a_few_lines() -> None:
+    found = pgnas.inspect(zoo.mobilenet_v3_small(), torch.randn(1, 3, 64, 64))
+    text = str(found)
+    assert f"MobileNetV3 on (3, 64, 64): {found.params:,} parameters, {found.macs:,} multiply-adds" in text
+    assert f"{len(found.gated)} layers and 0 choices gated: {found.units:,} binary variables" in text
+    assert f"; and {len(found.ungated) - 3} more" in text
+    assert found.ungated[0].layer in text
+    assert len(text.splitlines()) < 8 + len(found.notes)
+    assert "not gated" not in str(pgnas.inspect(nn.Sequential(nn.Linear(4, 2)), torch.randn(1, 4), gate_inputs=True))

@@ -19,6 +19,8 @@ from pgnas.nn.streams import STREAM_GRANULARITIES, add_streams
 from pgnas.nn.supernet import Supernet
 
 FORMAT = "pgnas.inspection/1"
+SHOWN = 3
+"""So many entries of a list are in the short form."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class GatedLayer:
         layer: Its name.
         kind: What it is, such as ``conv 3x3``.
         gate: The gate's name; tied layers share one.
-        units: The gate's units: input channels, or groups of a grouped convolution.
+        units: The gate's units: input channels (one or several a unit), heads, or groups of a grouped convolution.
         params: The layer's parameters.
         macs: Its multiply-adds for one example.
         sources: Where the units come from, in order.
@@ -157,9 +159,28 @@ class Inspection:
     tied_weights: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...]
 
+    def __str__(self) -> str:
+        """A few lines: sizes, gates, what is not shrunk, notes."""
+        shapes, layers = ", ".join(map(str, self.inputs)), f"{len(self.gated)} layers"
+        left = f"{self.smallest_params:,} parameters and {self.smallest_macs:,} multiply-adds"
+        lines = [
+            f"{self.model} on {shapes}: {self.params:,} parameters, {self.macs:,} multiply-adds",
+            f"{layers} and {len(self.choices)} choices gated: {self.units:,} binary variables",
+            f"with one unit of each gate {left} are left",
+            *_shortened("not gated", [f"{entry.layer} ({entry.reason})" for entry in self.ungated]),
+            *_shortened("kept whole", [f"{entry.operation} ({entry.reason})" for entry in self.barriers]),
+        ]
+        return "\n".join([*lines, *self.notes])
+
     def to_json(self) -> dict[str, Any]:
         """A JSON value with all fields, nothing shortened."""
         return {"format": FORMAT, **dataclasses.asdict(self)}
+
+
+def _shortened(what: str, entries: list[str]) -> list[str]:
+    """A line with the first few entries, if there are any."""
+    more = [f"and {len(entries) - SHOWN} more"] if len(entries) > SHOWN else []
+    return [f"{what}: {'; '.join([*entries[:SHOWN], *more])}"] if entries else []
 
 
 def inspect_supernet(supernet: Supernet, *, model: str, params: int, notes: tuple[str, ...] = ()) -> Inspection:
