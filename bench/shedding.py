@@ -7,7 +7,11 @@ the digits of scikit-learn stand in, which are too few to say much. A supernet i
 40 % of the multiply-adds and the best candidate is taken at the end (``--decide-at never``). Seconds are those of the
 search stage, in which alone the two differ, and of search, ranking and extraction together. Nothing is compiled unless
 ``--compile`` says so: torch.compile begins again at each shedding, which only longer runs repay. Each search is a
-resumable run; give them the machine to themselves, and remove their folders to time them again.
+resumable run; give them the machine to themselves, and remove their folders to time them again. Where two cores are
+free, the two of a pair can run beside each other, so that whatever slows one slows the other:
+
+    taskset -c 0 python bench/shedding.py --only off & taskset -c 1 python bench/shedding.py --only on; wait
+    python bench/shedding.py   # the table of what is there
 """
 
 from __future__ import annotations
@@ -36,9 +40,13 @@ def main() -> None:
     parser.add_argument("--cap", default="40%")
     parser.add_argument("--compile", default="off", choices=("auto", "on", "off"))
     parser.add_argument("--out", type=Path, default=Path("runs/bench/shedding"))
+    parser.add_argument("--only", choices=("off", "on"), help="only the searches without or with shedding, no table")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    rows = [search(arguments, seed, shed) for seed in arguments.seeds for shed in ("off", "on")]
+    kinds = (arguments.only,) if arguments.only else ("off", "on")
+    rows = [search(arguments, seed, shed) for seed in arguments.seeds for shed in kinds]
+    if arguments.only:
+        return
     (arguments.out / "results.json").write_text(json.dumps(rows, indent=2))
     print_table(rows)
 
