@@ -263,7 +263,7 @@ class _Surrogate:
             for run in self.graph.sources(op.inputs[0]):
                 origin, gated = self.graph.ops[run.origin], self.site_of_node.get(run.origin)
                 if gated is not None and isinstance(origin, Dense) and origin.groups > 1:
-                    in_unit = len(site.unit_of_channel) // (int(site.unit_of_channel.max()) + 1)
+                    in_unit = site.channels_in_unit
                     units = site.unit_of_channel[run.start : run.start + run.channels].reshape(-1, in_unit)
                     group = (torch.arange(run.channels) // (run.channels // origin.groups)).reshape(-1, in_unit)
                     found.append(torch.stack([first + units[:, 0], firsts[gated.gate] + group[:, 0]]))
@@ -305,7 +305,7 @@ class _Surrogate:
             return [_Layer(0.0, price.pair + price.output, 0.0, channels), *constant]
         site = self.site_of_node.get(name)
         if op.groups == 1:
-            in_unit = 1 if site is None else len(site.unit_of_channel) // (int(site.unit_of_channel.max()) + 1)
+            in_unit = 1 if site is None else site.channels_in_unit
             fixed = 0.0 if site else op.values[0].channels
             return [_Layer(price.pair * in_unit, price.output, fixed, channels), *constant]
         in_group = channels.reshape(op.groups, 1, -1)  # computed whole, if its gate is open and any of it is needed

@@ -59,6 +59,11 @@ class Site:
     option: int | None = None
     streams: tuple[StreamPart, ...] = ()
 
+    @property
+    def channels_in_unit(self) -> int:
+        """How many channels each of the gate's units stands for here."""
+        return len(self.unit_of_channel) // (int(self.unit_of_channel.max()) + 1)
+
     def units(self, first: Mapping[str, int]) -> Tensor:
         """The gate's unit of every channel among all U, shape (channels,).
 
