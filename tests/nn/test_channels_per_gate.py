@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,12 @@ from pgnas.config import RunConfig
 from pgnas.errors import ConfigError, ModelError
 from pgnas.nn import supernet
 from pgnas.nn.cost import CostName
-from pgnas.nn.expected_cost import expected_cost
 from pgnas.nn.shaping import Shaper
 from pgnas.nn.shedding import plan_without
 from pgnas.stages.fitting import Fitter
 
 from .networks import NETWORKS, Network, architectures, generator, images, randomise, tensors
-from .test_cost import KINDS, X, counted
+from .test_cost import KINDS, X, counted, require_mean_over_all
 from .test_extract import ZOO, require_theorem
 from .test_shedding import DRAWS, both, closings, require_same, spread_logits
 
@@ -149,12 +147,7 @@ def test_expected_cost_is_the_mean_over_all_architectures(kind: CostName, granul
     streams = granularity != "group"
     gated = supernet(stage(), X, granularity, streams=streams, channels_per_gate=2)  # type: ignore[arg-type]
     spread_logits(gated)
-    keep, mean = torch.sigmoid(gated.gates.logits().detach().double()), 0.0
-    cost = expected_cost(gated.graph, gated.space.sites, gated.gates.sizes, gated.prices(kind))
-    for bits in itertools.product([False, True], repeat=gated.gates.units):
-        kept = torch.tensor(bits)
-        mean += float(torch.where(kept, keep, 1 - keep).prod()) * cost.count(kept)
-    assert float(gated.expected_cost(kind).detach()) * cost.full == pytest.approx(mean, rel=1e-5)
+    require_mean_over_all(gated, kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)

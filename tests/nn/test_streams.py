@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 
 import pytest
 import torch
@@ -14,12 +13,11 @@ from pgnas.bayes import KLContext, PaperPrior
 from pgnas.errors import ModelError
 from pgnas.nn import ShedSupernet, Supernet, supernet
 from pgnas.nn.cost import CostName
-from pgnas.nn.expected_cost import expected_cost
 from pgnas.nn.shaping import Shaper, by_share
 from pgnas.nn.shedding import plan_without
 
 from .networks import NETWORKS, Network, Residual, architectures, generator, images, randomise
-from .test_cost import KINDS, X, counted
+from .test_cost import KINDS, X, counted, require_mean_over_all
 from .test_extract import ZOO, require_theorem
 from .test_shedding import both, closings, require_same, spread_logits
 
@@ -147,13 +145,7 @@ def test_expected_cost_is_the_mean_over_all_architectures(kind: CostName, granul
     gated = supernet(net, X, granularity=granularity, streams=True)  # type: ignore[arg-type]
     assert "stream:c" in gated.gates.sizes
     spread_logits(gated)
-    keep, mean = torch.sigmoid(gated.gates.logits().detach().double()), 0.0
-    cost = expected_cost(gated.graph, gated.space.sites, gated.gates.sizes, gated.prices(kind))
-    for bits in itertools.product([False, True], repeat=gated.gates.units):
-        kept = torch.tensor(bits)
-        mean += float(torch.where(kept, keep, 1 - keep).prod()) * cost.count(kept)
-    found = float(gated.expected_cost(kind).detach()) * cost.full
-    assert found == pytest.approx(mean, rel=1e-5)
+    require_mean_over_all(gated, kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
