@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 import pgnas
-from pgnas.cli import main
+from pgnas.cli import main, study
 from pgnas.cli.flags import flag_names, setting_help
 from pgnas.cli.main import STAGES, app
 from pgnas.config import RunConfig, field_names
@@ -364,6 +364,15 @@ def test_models_are_listed_with_their_parameters(capsys: pytest.CaptureFixture[s
     assert main(["list", "models"]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("multibranch-resnet "))
     assert line.endswith("; width=32,blocks=1,branches=2,stages=3")
+
+
+def test_an_ablation_fine_tunes_at_a_rate_that_fits_the_optimiser(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(study, "_do", lambda study, *_: asked.append(study))
+    for more in ([], ["--finetune-lr", "0.02"]):
+        assert main(["study", "ablation", "--model", "m", "--data", "d", "--out", "o", *more]) == 0
+    rates = [[study.finetune.peak_lr(optimizer) for optimizer in ("sgd", "adamw")] for study in asked]
+    assert rates == [[pytest.approx(0.01), pytest.approx(1e-4)], [0.02, 0.02]]
 
 
 @pytest.mark.parametrize("flag", ["--finetune-epochs", "--finetune-lr"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -148,6 +149,35 @@ class Padded(nn.Conv2d):
         return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
+class Recalibrated(nn.BatchNorm2d):
+    """A BatchNorm with a forward and a tensor of its own."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.gain = nn.Parameter(torch.ones(1, channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + self.gain * x.mean((2, 3), keepdim=True))
+
+
+class Activated(nn.BatchNorm2d):
+    """A BatchNorm with an activation behind it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(super().forward(x))
+
+
+class Standardised(nn.Module):
+    """A convolution whose weight is made of another."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, channels, 3, 3, generator=generator(4)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight - self.weight.mean((1, 2, 3), keepdim=True), padding=1)
+
+
 class LastNorm(nn.LayerNorm):
     """LayerNorm of the channels of a map."""
 
@@ -174,6 +204,30 @@ def _resized(net: Any, x: Tensor) -> Tensor:
     high = F.interpolate(low, size=x.shape[2:])
     skip = net.c(x)
     return net.d(high + F.interpolate(F.relu(net.e(low)), size=(skip.shape[2], skip.size(3))) + skip)
+
+
+def _sized_up(net: Any, x: Tensor) -> Tensor:
+    """A transposed convolution to the size of what is joined with it, and an interpolation to that."""
+    y = net.a(x)
+    small = F.relu(net.b(F.relu(y)))
+    up = net.up(small, output_size=y.shape[-2:])
+    return net.c(torch.cat([up, y, F.interpolate(net.d(small), size=y.size()[2:])], 1))
+
+
+def _numbered(net: Any, x: Tensor) -> Tensor:
+    """Embedded places, as many as there are."""
+    tokens = net.a(x).flatten(2).transpose(1, 2)
+    tokens = tokens + net.e(torch.arange(tokens.size(1), device=x.device))
+    more = torch.full((x.shape[0], 1, tokens.shape[2]), 0.5, dtype=x.dtype)
+    return net.c(F.relu(net.b(torch.cat([tokens, more], 1))).mean(1))
+
+
+def _as_many_as_images(net: Any, x: Tensor) -> Tensor:
+    """As many branches as the example has images."""
+    x = F.relu(net.stem(x))
+    y = torch.stack([net.a(x), net.b(x)])
+    k, b, c, h, w = y.shape
+    return net.c(F.relu(y).reshape(k * b, c, h, w)).reshape(k, b, -1, h, w).sum(0)
 
 
 def _in_place(net: Any, x: Tensor) -> Tensor:
@@ -348,6 +402,17 @@ class Places(Network):
     def __init__(self) -> None:
         super().__init__(_with_places, a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 4, 1, bias=False), c=nn.Conv2d(8, 2, 1))
         self.places = nn.Parameter(torch.randn(1, 4, 8, 8))
+
+
+def hooked() -> nn.Module:
+    """Weights that hooks compute, as torch did before it had parametrizations."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        normed = nn.utils.weight_norm(nn.Conv2d(6, 5, 1))
+    spectral = nn.utils.spectral_norm(nn.Conv2d(5, 6, 3, padding=1))
+    return nn.Sequential(
+        nn.Conv2d(3, 5, 1), nn.ReLU(), spectral, nn.ReLU(), normed, nn.ReLU(), nn.Conv2d(5, 4, 1), nn.Conv2d(4, 2, 1)
+    )
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -559,6 +624,23 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         _constant_viewed, a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 4, 1), c=nn.Linear(1, 2)
     ),
     "learned places": Places,
+    "sized up": lambda: Network(
+        _sized_up, a=nn.Conv2d(3, 5, 1), b=nn.Conv2d(5, 6, 3, 2), up=nn.ConvTranspose2d(6, 4, 3, 2),
+        c=nn.Conv2d(11, 2, 1), d=nn.Conv2d(6, 2, 1),
+    ),
+    "numbered places": lambda: Network(
+        _numbered, a=nn.Conv2d(3, 6, 4, 4), e=nn.Embedding(5, 6), b=nn.Linear(6, 5), c=nn.Linear(5, 2)
+    ),
+    "as many as images": lambda: Network(
+        _as_many_as_images, stem=nn.Conv2d(3, 5, 1), a=nn.Conv2d(5, 4, 1), b=nn.Conv2d(5, 4, 1), c=nn.Conv2d(4, 2, 1)
+    ),
+    "norms of their own": lambda: nn.Sequential(
+        nn.Conv2d(3, 5, 1), Recalibrated(5), nn.Conv2d(5, 6, 1), Activated(6), nn.Conv2d(6, 2, 1)
+    ),
+    "standardised": lambda: nn.Sequential(
+        Standardised(3, 5), nn.ReLU(), nn.Conv2d(5, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 2, 1)
+    ),
+    "hooked weights": hooked,
     "named tuple": lambda: Network(
         lambda net, x: Pair(net.b(y := F.relu(net.a(x))), y.mean((2, 3))), a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 2, 1),
     ),

@@ -10,12 +10,24 @@ import pytest
 import torch
 import torchvision.models as zoo
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pgnas.architecture import Architecture
 from pgnas.errors import ArchitectureError
 from pgnas.nn import Supernet, extract, extract_small, measure, supernet
 
-from .networks import NETWORKS, Residual, TwoInputs, architectures, generator, images, randomise, tensors
+from .networks import (
+    NETWORKS,
+    Network,
+    Residual,
+    TwoInputs,
+    architectures,
+    generator,
+    hooked,
+    images,
+    randomise,
+    tensors,
+)
 
 ZOO = {
     "resnet18": lambda: zoo.resnet18(num_classes=5),
@@ -68,6 +80,34 @@ def test_an_example_of_one_is_an_example_too(name: str) -> None:
 def test_small_network_equals_fixed_supernet(name: str) -> None:
     gated = supernet(randomise(NETWORKS[name]()).double(), images())
     for architecture in architectures(gated):
+        require_theorem(gated, (images(),), architecture, 1e-10)
+
+
+@pytest.mark.parametrize("name", ["residual", "separable", "heads in the batch", "a kernel an example", "sized up"])
+def test_what_was_extracted_can_be_extracted_from_again(name: str) -> None:
+    gated = supernet(randomise(NETWORKS[name]()).double(), images())
+    for architecture in architectures(gated, keeps=(0.5, 0.8))[:2]:
+        again = supernet(extract(gated, architecture), images())
+        for smaller in architectures(again):
+            require_theorem(again, (images(),), smaller, 1e-9)
+
+
+def test_a_second_choice_of_channels_leaves_the_first_alone() -> None:
+    net = Network(
+        lambda net, x: net.c(F.relu(net.a(y := F.relu(net.stem(x)))) + F.relu(net.b(y))),
+        stem=nn.Conv2d(3, 8, 1), a=nn.Conv2d(8, 4, 1), b=nn.Conv2d(8, 4, 1), c=nn.Conv2d(4, 2, 1),
+    )  # fmt: skip
+    gated = supernet(randomise(net).double(), images())
+    kept = {"a": (0, 1, 2, 3), "b": (2, 3, 4, 5, 6, 7), "c": (0, 1, 2, 3)}
+    again = supernet(extract(gated, Architecture(gated.gates.sizes, kept)), images())
+    fewer = Architecture(again.gates.sizes, {**again.open().kept, "a": (1, 2)})
+    require_theorem(again, (images(),), fewer, 1e-10)
+
+
+def test_weights_that_hooks_compute_are_extracted_amid_training() -> None:
+    gated = supernet(randomise(hooked()).double(), images()).train()
+    gated(images()).sum().backward()
+    for architecture in architectures(gated)[:3]:
         require_theorem(gated, (images(),), architecture, 1e-10)
 
 

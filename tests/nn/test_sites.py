@@ -9,6 +9,7 @@ import pytest
 import torch
 import torchvision.models as zoo
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from pgnas.architecture import Architecture
 from pgnas.errors import ModelError
@@ -315,3 +316,26 @@ def test_a_rule_for_a_kind_of_transformer_layer_is_asked() -> None:
             head=nn.Linear(8, 3),
         )  # fmt: skip
         assert "kept whole, says its rule" in supernet(net, X).report.barriers.values()
+
+
+def test_rows_that_alternate_between_examples_are_seen_among_numbers_too() -> None:
+    net = Network(_words, e=nn.Embedding(10, 8), l=nn.Linear(8, 8), m=nn.Linear(8, 3))
+    for words in (torch.randint(10, (2, 5), generator=generator(0)), torch.zeros(2, 5, dtype=torch.long)):
+        with pytest.raises(ModelError, match="rows of its input do not come one example after the other"):
+            supernet(net, words)
+
+
+def _words(net: Any, x: Tensor) -> Tensor:
+    y = net.e(x).permute(1, 0, 2)
+    length, batch, channels = y.shape
+    return net.m(F.relu(net.l(y.reshape(length * batch, channels)))).reshape(length, batch, 3).mean(0)
+
+
+def test_what_is_behind_a_computed_weight_does_not_read_the_image() -> None:
+    assert supernet(NETWORKS["standardised"](), X).report.gated == {"2": 5, "4": 6}
+
+
+def test_a_norm_with_a_forward_of_its_own_is_cut_if_it_treats_each_channel_alone() -> None:
+    report = supernet(NETWORKS["norms of their own"](), X).report
+    assert report.barriers == {"_1": "its forward is not that of a torch.nn layer"}
+    assert report.gated == {"2": 5, "4": 6}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -149,7 +150,7 @@ def test_a_supernet_of_a_supernet_is_refused() -> None:
 
 def test_a_model_that_cannot_be_copied_is_refused() -> None:
     model = network(by_shape)
-    model.extra = model.a.weight * 2  # not a leaf of the autograd graph
+    model.extra = threading.Lock()  # type: ignore[assignment]
     with pytest.raises(ModelError, match=r"must be copyable by copy\.deepcopy, got [^\n]+$"):
         supernet(model, X)
 
@@ -161,6 +162,32 @@ def test_functional_dropout_follows_the_mode() -> None:
         assert not torch.equal(made.train()(X), made(X))
         assert torch.equal(made.eval()(X), made(X))
     assert made.report.notes == ("functional dropout 'dropout' became the layer 'functional_dropout'",)
+
+
+class Dropping(nn.Module):
+    """Functional dropouts that follow the mode, and one more thing that does."""
+
+    def __init__(self, run: Callable[[Dropping, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.run = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1), run
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.dropout(self.a(x), 0.5, self.training)
+        return self.run(self, F.alpha_dropout(y, p=0.5, training=self.training))
+
+
+class Rectified(Dropping):
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.rrelu(self.a(x), training=self.training)
+        return self.b(y)
+
+
+def test_what_reads_the_mode_is_noted_and_dropout_is_not() -> None:
+    made = supernet(Dropping(lambda net, x: net.b(x)), X)
+    assert [note.split("'")[1] for note in made.report.notes] == ["dropout", "alpha_dropout"]
+    with made.fixed(made.open()):
+        assert not torch.equal(made.train()(X), made(X))
+    assert any("reads self.training" in note for note in supernet(Rectified(lambda net, x: x), X).report.notes)
 
 
 def test_tracing_leaves_torch_as_it_was() -> None:

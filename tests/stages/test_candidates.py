@@ -237,6 +237,19 @@ def test_a_run_that_cannot_meet_its_cap_is_refused_before_the_search(tmp_path):
     assert not out.exists()
 
 
+def test_a_cap_that_leaves_no_room_for_round_numbers_of_channels_is_refused_before_the_search(tmp_path):
+    network = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
+    )  # fmt: skip
+    out, settings = tmp_path / "run", {"max_macs": "50%", "epochs": 1, "candidates": 2}
+    with pytest.raises(ConfigError, match=r"--max-macs must leave room .* 16 channels .* lower --round-to"):
+        pgnas.run(model=network, data="digits", out=out, round_to=16, **settings)
+    assert not out.exists()
+    found = pgnas.run(model=network, data="digits", out=out, round_to=8, **settings)
+    assert 0 < found["found"]["macs"] <= found["full"]["macs"] / 2
+
+
 def test_closing_in_turn_leaves_what_reading_depends_on():
     def reads(kept):  # (0 or 1) and (2 or 3) and 4
         return bool((kept[0] | kept[1]) & (kept[2] | kept[3]) & kept[4])

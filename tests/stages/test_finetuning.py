@@ -106,6 +106,31 @@ def test_killed_and_begun_again_it_ends_as_if_nothing_had_happened(own, tmp_path
 
 
 @pytest.mark.usefixtures("weights_alone")
+def test_a_copy_of_a_fine_tuned_run_is_fine_tuned_as_if_that_had_not_been(own, tmp_path):
+    other = FinetuneSettings(epochs=1, lr=0.02)
+    finetune(own, other, out=tmp_path / "first")
+    finetune(own, SHORT)
+    with pytest.raises(RunFolderError, match="add --out with another folder"):
+        finetune(own, other)
+    result = finetune(own, other, out=tmp_path / "second")
+    assert result["finetuned"]["epochs"] == 1
+    one, two = (tmp_path / name / "finetuned.safetensors" for name in ("first", "second"))
+    assert one.read_bytes() == two.read_bytes()
+    rows = [json.loads(line) for line in (tmp_path / "second" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows if row["stage"] == "finetune"] == [1]
+
+
+@pytest.mark.usefixtures("weights_alone")
+def test_a_copy_that_a_kill_left_half_made_in_a_run_stands_in_nobodys_way(own):
+    half = own / ".pgnas-tmp-tuned"
+    (half / "exports").mkdir(parents=True)
+    evaluate(own, samples=2)
+    assert half.is_dir()  # it might be being made
+    assert finetune(own, SHORT, out=own / "tuned")["finetuned"]["epochs"] == SHORT.epochs
+    assert not half.exists()
+
+
+@pytest.mark.usefixtures("weights_alone")
 @pytest.mark.parametrize("name", ["found.safetensors", "architecture.json", "metrics.jsonl", "candidates.jsonl"])
 def test_what_is_damaged_is_refused_before_anything_is_noted(own, tmp_path, name):
     whole = (own / name).read_bytes()

@@ -317,6 +317,35 @@ def test_a_front_of_a_finished_run_begins_with_the_network_that_it_found(tmp_pat
     assert macs[0] < macs[1] == result["found"]["macs"] < macs[2]
 
 
+def test_a_point_of_one_epoch_trains_the_network_that_its_search_leaves(tmp_path):
+    out = tmp_path / "run"
+    config = RunConfig(
+        model="multibranch-resnet:width=4,stages=1,blocks=1", data="digits", out=str(out), epochs=2, candidates=3,
+        max_macs="60%", decide_at="never", batch_size=64, logit_lr=1.5,
+    )  # fmt: skip
+    stages.run(config, until="search")
+    front(out, FrontSettings(caps=("30%",), epochs=1))
+    point = out / "front" / "macs-30pct"
+    rows = [json.loads(line) for line in (point / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["stage"] == "search"
+    assert rows[-1]["stage"] == "train"
+    before, after = load_file(point / "extracted.safetensors"), load_file(point / "found.safetensors")
+    name = next(name for name, value in before.items() if value.ndim == 4)  # a kernel: no statistic
+    assert not torch.equal(before[name], after[name])
+
+
+def test_a_run_at_a_fixed_rate_with_streams_has_a_front(tmp_path):
+    out = tmp_path / "run"
+    config = RunConfig(
+        model="multibranch-resnet:width=4,stages=1,blocks=1", data="digits", out=str(out), epochs=1, candidates=3,
+        batch_size=64, fixed_drop=0.3, streams="on",
+    )  # fmt: skip
+    stages.run(config, until="search")
+    (point,) = front(out, FrontSettings(caps=("50%",), epochs=0)).points
+    full = json.loads((out / point["folder"] / "result.json").read_text())["full"]["macs"]
+    assert point["macs"] <= 0.5 * full
+
+
 def test_a_search_without_a_cap_has_a_front_too(tmp_path):
     out = tmp_path / "run"
     config = RunConfig(

@@ -28,6 +28,7 @@ from pgnas.stages.joint import JointPhase, Member, turns_of
 from pgnas.stages.moments import to_tensors
 from pgnas.stages.phases import NetworkPhase
 from pgnas.stages.schedule import CosineSchedule
+from pgnas.stages.status import status
 
 from .forked import on_processes
 
@@ -226,6 +227,9 @@ def test_points_are_trained_together_to_the_end(made):
     assert passes[0] < passes[1]
     assert sum(passes) == pytest.approx(together[0]["epochs"])
     assert not list((out / "checkpoints").glob("joint*"))
+    ended = status(out)  # of the run, which ended with its search
+    assert (ended.state, ended.stage) == ("partial", None)
+    assert str(ended.resume).startswith("pgnas run ")
 
 
 def test_the_learning_rate_falls_to_nothing_in_the_last_step_together(searched, tmp_path, monkeypatch):
@@ -257,6 +261,9 @@ def test_a_front_killed_amid_training_together_ends_as_the_whole_one(searched, m
     with pytest.raises(KeyboardInterrupt):
         front(again, JOINT)
     monkeypatch.undo()
+    stopped = status(again)
+    assert (stopped.state, stopped.stage) == ("interrupted", "joint")
+    assert stopped.resume == JOINT.command(again)
     assert list((again / "checkpoints").glob("joint*"))
     begun = []
     backward = epochs_module._Epoch._backward

@@ -9,10 +9,17 @@ import torch
 from torch import nn
 
 import pgnas
+from pgnas.config import RunConfig
 from pgnas.errors import ConfigError, RunError, RunFolderError
+from pgnas.progress import SilentReporter
+from pgnas.run_folder import RunFolder, SharedFolder
+from pgnas.stages import baselines
 from pgnas.stages import latency as latency_module
+from pgnas.stages.context import Context
 from pgnas.stages.latency import Measured, meet_latency
 from pgnas.stages.training import Score
+
+from .forked import on_processes
 
 SETTINGS = {"epochs": 2, "candidates": 4, "decide_at": "50%", "device": "cpu"}
 
@@ -116,3 +123,25 @@ def test_a_cap_that_no_network_meets_ends_the_run_with_an_error(searched, monkey
             searched["recipe"], searched["supernet"], searched["winner"], lambda module: Score(0.5, 1.0, 1),
             searched["example"],
         )  # fmt: skip
+
+
+def test_every_process_takes_the_uniform_network_that_the_first_ones_clock_chose(tmp_path, monkeypatch):
+    config = RunConfig(
+        model="multibranch-resnet:width=8,stages=1,blocks=1", data="digits", out=str(tmp_path / "run"), device="cpu",
+        epochs=1, max_latency="50%", baseline=("uniform",),
+    )  # fmt: skip
+
+    def chosen(processes):
+        def seconds(module, inputs):
+            assert len(inputs[0]) == config.latency_batch
+            return sum(p.numel() for p in module.parameters()) * (1 + processes.rank)
+
+        monkeypatch.setattr(baselines, "latency", seconds)
+        monkeypatch.setattr(Context, "caps", {"latency": 600.0})
+        with SharedFolder.share(processes, lambda: RunFolder.create_or_resume(config)) as folder:
+            network, spec = baselines._network(Context(folder, SilentReporter(), processes=processes), "uniform")
+            return spec, sum(p.numel() for p in network.parameters())
+
+    first, second = on_processes(tmp_path, chosen)
+    assert first == second
+    assert first[1] <= 600

@@ -91,9 +91,10 @@ def test_references_are_the_tables_own(path: Path) -> None:
 def test_a_table_that_is_none_is_refused(path: Path, tmp_path: Path) -> None:
     text, short, other = tmp_path / "text.npz", tmp_path / "short.npz", tmp_path / "other.npz"
     text.write_text("no table")
+    np.save(tmp_path / "array.npy", WIDTHS)
     np.savez(short, **{**columns(), "c3": WIDTHS[:7, 2]})
     np.savez(other, **{name: values for name, values in columns().items() if name != "flops"})
-    for bad in (text, short, other, tmp_path / "absent.npz"):
+    for bad in (text, short, other, tmp_path / "absent.npz", tmp_path / "array.npy"):
         with pytest.raises(FileError, match="size space"):
             SizeTable(bad)
     np.savez(other, **columns(), second=columns()["accuracy"])
@@ -183,6 +184,7 @@ def test_finals_choose_among_the_rows_near_the_best_candidate(path: Path, tmp_pa
         {"caps": ()},
         {"caps": ("2M",)},
         {"seeds": (1, 1)},
+        {"seeds": (0, -1)},
         {"caps": ("0.1%",)},
         {"caps": ("20%", "20 %")},
         {"finalists": 1},

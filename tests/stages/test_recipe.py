@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from dataclasses import replace
 
 import pytest
 import torch
@@ -84,3 +85,18 @@ def test_what_follows_the_decision_or_the_cap_is_trained_at_the_caps_cost(make_c
     steps = 20 * run.steps_an_epoch
     assert settings.target(0.4, reached * steps) == pytest.approx(0.4)
     assert settings.target(0.4, before * steps) > 0.43
+
+
+def test_of_a_budget_that_the_search_overdraws_the_found_network_has_the_rest_of_the_schedule(make_context):
+    run = make_context(model="multibranch-resnet:width=2,blocks=1", max_macs="40%", budget="1", decide_at="50%")
+    steps, recipe = run.steps_an_epoch, run.recipe
+    assert [recipe.decision_step(first) / steps for first in (0.0, 0.3, 0.8, 1.7)] == [0.5, 0.5, 0.8, 1.0]
+    tenth = replace(run.full, macs=run.full.macs // 10)
+    for decided, searched, position, epochs in ((1, 0.8, 0.8, 2), (1, 0.3, 0.5, 7), (2, 0.48, 0.5, 5)):
+        left, pace = recipe.remaining(decided, searched, tenth, searched=searched)
+        assert len(left) == epochs
+        assert pace is not None
+        assert pace.at(decided * steps) == pytest.approx(position * steps)
+        assert pace.at((decided + epochs) * steps) == pytest.approx(steps)
+        rates = [recipe.schedule.at(pace.at(step)) for step in range(decided * steps, (decided + epochs) * steps)]
+        assert min(rates) > 0

@@ -54,8 +54,11 @@ def test_a_table_that_is_none_is_refused(path: Path, tmp_path: Path) -> None:
     few, other = tmp_path / "few.npz", tmp_path / "other.npz"
     np.savez(few, **{name: values[:9] for name, values in columns().items()})
     np.savez(other, **{name: values for name, values in columns().items() if name != "flops_c10"})
-    for bad in (few, other, tmp_path / "absent.npz"):
-        with pytest.raises(FileError, match=r"topology|NATS"):
+    short = tmp_path / "short.npz"
+    np.savez(short, **{**columns(), "true": columns()["true"][:9]})
+    np.save(tmp_path / "array.npy", columns()["true"])
+    for bad in (few, other, short, tmp_path / "absent.npz", tmp_path / "array.npy"):
+        with pytest.raises(FileError, match="topology space"):
             TopologyTable(bad, column="true")
     with pytest.raises(ConfigError, match="true"):
         TopologyTable(path, column="false")
@@ -128,6 +131,7 @@ def test_a_search_ends_in_a_row_under_the_cap_and_a_rerun_repeats_nothing(path: 
 
 @pytest.mark.parametrize(
     "settings", [{"channels": 0}, {"cells": 65}, {"caps": ()}, {"caps": ("2M",)}, {"seeds": (1, 1)}, {"caps": ("1%",)},
+                 {"seeds": (0, 2**32)},
                  {"epochs": 0}, {"column": "false"}],
 )  # fmt: skip
 def test_settings_outside_are_refused_before_anything_is_made(

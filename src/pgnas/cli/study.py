@@ -77,7 +77,7 @@ def _do(study: Study, flags: Any, shared: Shared | None) -> None:
 def ablation(
     *,
     finetune_epochs: Annotated[int, Parameter(converter=whole_number)] = 10,
-    finetune_lr: float = 0.01,
+    finetune_lr: float | None = None,
     flags: Any = None,
     shared: _Shared | None = None,
 ) -> None:
@@ -87,7 +87,7 @@ def ablation(
 
     Args:
         finetune_epochs: Epochs of fine-tuning; 0: none.
-        finetune_lr: Peak learning rate of fine-tuning.
+        finetune_lr: Peak learning rate of fine-tuning; not given: 0.01, with AdamW 1e-4.
         flags: The settings whose flags were given.
         shared: What all studies take.
     """

@@ -5,10 +5,10 @@ Control flow on shapes (``if x.shape[2] < 8``, ``for i in range(len(xs))``) is f
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 import math
-import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -28,13 +28,15 @@ from pgnas.nn.own_layers import OWN_FUNCTIONS, own_layer
 
 _FACTORIES = (
     torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn, torch.eye, torch.randperm, torch.tensor,
-    torch.as_tensor, torch.is_tensor,
+    torch.as_tensor, torch.is_tensor, torch.arange, torch.full, torch.linspace,
 )  # fmt: skip
 """Functions that would take a proxy for something else: for all sizes at once, or for no tensor."""
 _SIZED_METHODS = ("expand", "new_zeros", "new_ones", "new_empty")
 """Methods that would do so, called on a constant of the model."""
 
 
+DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
+"""Of torch.nn.functional, those that are made to follow the mode again."""
 _COMPOSITES = (
     nn.Transformer,
     nn.TransformerEncoder,
@@ -245,10 +247,14 @@ def reads_mode(module: nn.Module) -> bool:
     if is_composite(module):
         return False
     try:
-        source = textwrap.dedent(inspect.getsource(type(module).forward))
-    except (OSError, TypeError):
+        tree = ast.parse(textwrap.dedent(inspect.getsource(type(module).forward)))
+    except (OSError, TypeError, SyntaxError):
         return False
-    return "self.training" in re.sub(r"training\s*=\s*self\.training", "", source)
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    dropouts = [call for call in calls if ast.unparse(call.func).rpartition(".")[2] in DROPOUTS]
+    given = [value for call in dropouts for value in (*call.args, *(named.value for named in call.keywords))]
+    read = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "training"]
+    return any(ast.unparse(node) == "self.training" and not any(node is value for value in given) for node in read)
 
 
 def is_composite(module: nn.Module) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import get_args
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from pgnas.errors import ModelError
 from pgnas.nn.channels import ChannelGraph
+from pgnas.nn.copying import copied
 from pgnas.nn.gate import Granularity
 from pgnas.nn.sites import find_sites
 from pgnas.nn.streams import STREAM_GRANULARITIES, add_streams
@@ -112,7 +112,7 @@ def _copy(model: nn.Module) -> nn.Module:
     if isinstance(model, Supernet):
         raise ModelError("model", "must be an ordinary network", value="a Supernet", remedy="pass the network itself")
     try:
-        return copy.deepcopy(model)
+        return copied(model)
     except Exception as error:
         raise ModelError(
             f"model {type(model).__name__}", "must be copyable by copy.deepcopy", value=error, remedy="make it so"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from pgnas.nn.copying import copied
 from pgnas.nn.macs import Conv, ConvTranspose
 from pgnas.nn.own_layers import OwnLayer, own_layer
 
@@ -155,5 +156,5 @@ def cut_layer(layer: nn.Module, cut: Cut) -> nn.Module:
     }
     small.__dict__["_buffers"] = {name: None if b is None else cut.take(name, b) for name, b in layer._buffers.items()}
     if any(True for _ in layer.children()):
-        small.__dict__["_modules"] = copy.deepcopy(layer._modules)
+        small.__dict__["_modules"] = {name: m if m is None else copied(m) for name, m in layer._modules.items()}
     return small

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
 
 from pgnas.architecture import Architecture
 from pgnas.nn.auxiliary import without_heads
 from pgnas.nn.channels import ChannelGraph
+from pgnas.nn.channels.ops import besides_input
 from pgnas.nn.liveness import Plan, plan_heads
 from pgnas.nn.modes import batch_statistics, evaluation
 from pgnas.nn.rebuild import Builder, SmallNetwork
@@ -59,7 +62,8 @@ def _build(
     supernet: Supernet, architecture: Architecture, graph: ChannelGraph, plan: Plan, re_estimated: bool
 ) -> SmallNetwork:
     wanted = {name for name in graph.ops if plan.constant[name].any()}
-    wanted |= {graph.ops[name].inputs[0] for name, folded in plan.folded.items() if folded.any()}
+    for name, folded in plan.folded.items():  # its input, and what else the layer is called with
+        wanted |= {read.name for read in graph.nodes[name].all_input_nodes} if folded.any() else set()
     values = _values_of(supernet, architecture, graph, wanted, re_estimated) if wanted else {}
     contributions = {
         name: _contribution(graph, supernet, name, folded, values)
@@ -72,19 +76,21 @@ def _build(
 
 def _values_of(
     supernet: Supernet, architecture: Architecture, graph: ChannelGraph, names: set[str], re_estimated: bool
-) -> dict[str, Tensor]:
+) -> dict[str, Any]:
     """Constants of the supernet with the architecture fixed, in eval mode, as one example has them: all have the same.
 
     An example may have several rows on the first axis (heads of attention, windows), which are no equals. As all
-    examples have the same, the statistics of any batch are those that BatchNorm would be re-estimated to.
+    examples have the same, the statistics of any batch are those that BatchNorm would be re-estimated to. Sizes are as
+    they are.
     """
-    found: dict[str, Tensor] = {}
+    found: dict[str, Any] = {}
 
     class Recorder(fx.Interpreter):
         def run_node(self, n: fx.Node) -> object:
             value = super().run_node(n)
-            if n.name in names and isinstance(value, Tensor):
-                found[n.name] = value[: graph.example_shape(n.name)[0]].clone()
+            if n.name in names:
+                is_map = isinstance(value, Tensor) and value.ndim > 0
+                found[n.name] = value[: graph.example_shape(n.name)[0]].clone() if is_map else value
             return value
 
     device, dtype = next((p.device, p.dtype) for p in supernet.body.parameters())
@@ -97,17 +103,16 @@ def _values_of(
     return found
 
 
-def _contribution(
-    graph: ChannelGraph, supernet: Supernet, name: str, folded: Tensor, values: dict[str, Tensor]
-) -> Tensor:
+def _contribution(graph: ChannelGraph, supernet: Supernet, name: str, folded: Tensor, values: dict[str, Any]) -> Tensor:
     """What the constant channels that a layer reads add to its output (rows, ...): that of them alone, no bias."""
     op = graph.ops[name]
     layer = supernet.body.get_submodule(str(graph.nodes[name].target))
-    value = values[op.inputs[0]]
+    value: Tensor = values[op.inputs[0]]
+    more, named = map_arg(besides_input(graph.nodes[name]), lambda node: values[node.name])
     shape = [1] * value.ndim
     axis = op.values[0].axis
     assert axis is not None
     shape[axis] = len(folded)
     only = value * folded.to(value.device, value.dtype).reshape(shape)
-    output: Tensor = layer(only) - layer(torch.zeros_like(only))
+    output: Tensor = layer(only, *more, **named) - layer(torch.zeros_like(only), *more, **named)
     return output

@@ -5,19 +5,19 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 
-from pgnas.nn.channels.ops import first_input
+from pgnas.nn.channels.ops import besides_input, first_input
 from pgnas.nn.choice import OutputGate
 from pgnas.nn.gate import apply_gate
 from pgnas.nn.macs import ConvTranspose
 
 
-def gated_layer(layer: nn.Module, x: Tensor, mask: Tensor, axis: int) -> Tensor:
-    """``layer(apply_gate(x, mask, axis))``; for the backward pass x and the mask are kept, their product is not.
+def gated_layer(layer: nn.Module, x: Tensor, mask: Tensor, axis: int, *more: Any, **named: Any) -> Tensor:
+    """``layer(apply_gate(x, mask, axis), ...)``; for the backward pass x and the mask are kept, their product is not.
 
     The layer's weight gradient needs the product, which is as large as x. It is multiplied again in the backward pass,
     by the same operation on the same tensors: gradients do not change by a bit. Under ``torch.compile`` the compiler
@@ -28,14 +28,16 @@ def gated_layer(layer: nn.Module, x: Tensor, mask: Tensor, axis: int) -> Tensor:
         x: Its input before the gate, (B, ..., C at ``axis``, ...).
         mask: (B or 1, C).
         axis: Channel axis of x.
+        more: What the layer takes besides its input (the size of a transposed convolution's output).
+        named: The same by name.
     """
     gated = apply_gate(x, mask, axis)
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        output: Tensor = layer(gated)
+        output: Tensor = layer(gated, *more, **named)
         return output
     product = _Product(x, mask, axis, gated)
     with torch.autograd.graph.saved_tensors_hooks(product.pack, product.unpack):
-        kept: Tensor = layer(gated)
+        kept: Tensor = layer(gated, *more, **named)
     return kept
 
 
@@ -80,7 +82,8 @@ def insert_gates(root: nn.Module, graph: fx.Graph, sites: Sequence[tuple[str, in
             module = gated.get_attr(str(layer.target))
         # In place: the node keeps its name, by which constants are found.
         layer.op, layer.target = "call_function", gated_layer
-        layer.args, layer.kwargs = (module, source, mask, axis), {}
+        more, named_more = besides_input(layer)
+        layer.args, layer.kwargs = (module, source, mask, axis, *more), named_more
     return fx.GraphModule(root, gated, class_name=type(root).__name__)
 
 

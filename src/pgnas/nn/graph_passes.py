@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,11 +13,13 @@ from torch.fx.node import map_arg
 
 def functional_dropout_to_modules(module: fx.GraphModule) -> list[str]:
     """``F.dropout(x, p, training=self.training)`` was traced with training off; make it follow the mode again."""
-    kinds: dict[Any, type[nn.Module]] = {
+    kinds: dict[Any, type[nn.Module]] = {  # those of concrete_tracer.DROPOUTS
         nn.functional.dropout: nn.Dropout,
         nn.functional.dropout1d: nn.Dropout1d,
         nn.functional.dropout2d: nn.Dropout2d,
         nn.functional.dropout3d: nn.Dropout3d,
+        nn.functional.alpha_dropout: nn.AlphaDropout,
+        nn.functional.feature_alpha_dropout: nn.FeatureAlphaDropout,
     }
     notes = []
     for node in list(module.graph.nodes):
@@ -84,16 +87,23 @@ def _measured(node: fx.Node) -> fx.Node:
     return source if _is_shape(node) else _measured(source)
 
 
-def batch_size_from_input(graph: fx.Graph) -> None:
-    """Read the batch size from the first input wherever it is read, so that no inner value is kept for its shape."""
+def batch_size_from_input(graph: fx.Graph, of_more: Mapping[str, tuple[int, ...]]) -> None:
+    """Read the batch size from the first input wherever it is read, so that no inner value is kept for its shape.
+
+    Args:
+        graph: The graph.
+        of_more: The shapes of its values in a larger batch, as far as they are known: what stays as long as the batch
+            is now is no batch.
+    """
     placeholder = next(node for node in graph.nodes if node.op == "placeholder")
     batch = placeholder.meta["shape"][0] if placeholder.meta["shape"] else None
     for node in list(graph.nodes):
         reads_size = node.op == "call_method" and node.target == "size" and node.args[1:] == (0,)
         if not reads_size or node.meta.get("number") != batch or node.args[0] is placeholder:
             continue
-        if isinstance(node.args[0], fx.Node) and node.args[0].op == "get_attr":
-            continue  # the shape of a parameter, which does not follow the batch
+        source = node.args[0]
+        if isinstance(source, fx.Node) and (source.op == "get_attr" or of_more.get(source.name, (None,))[0] == batch):
+            continue  # a parameter, say, or a stack of as many values as the example has images
         first = next(n for n in graph.nodes if n.op != "placeholder")
         with graph.inserting_before(first):
             size = graph.call_method("size", (placeholder, 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import linecache
 import operator
 import weakref
@@ -16,6 +17,7 @@ from torch.fx.node import map_arg
 
 from pgnas.nn.channels import ChannelGraph, ChannelOp, Dense
 from pgnas.nn.channels.movement import Movement
+from pgnas.nn.copying import copied
 from pgnas.nn.cut import Cut, cut_layer, cut_to
 from pgnas.nn.liveness import Plan
 
@@ -103,8 +105,8 @@ class Builder:
         module = fx.GraphModule(self._attributes, self._new, class_name=type(self._root).__name__)
         weakref.finalize(module, _forget_source, module.forward.__code__.co_filename)
         module.eval()
-        copied = {name: node.name for name, node in self._copied.items()}
-        return SmallNetwork(module, self._cuts, len(self._picked), copied)
+        repeated = {name: node.name for name, node in self._copied.items()}
+        return SmallNetwork(module, self._cuts, len(self._picked), repeated)
 
     def copy(self, op: ChannelOp, reads: list[Tensor]) -> fx.Node:
         """The node's own operation on the channels it reads of each input."""
@@ -116,7 +118,7 @@ class Builder:
 
         if node.op == "call_module" and str(node.target) not in self._attributes:
             layer = self._root.get_submodule(str(node.target))
-            self._attributes[str(node.target)] = copy.deepcopy(layer, self._memo)
+            self._attributes[str(node.target)] = copied(layer, self._memo)
         made = self._new.create_node(
             node.op, node.target, map_arg(node.args, value), map_arg(node.kwargs, value), name=node.name
         )
@@ -283,8 +285,11 @@ class Builder:
         return selected
 
     def _buffer(self, name: str, value: Tensor) -> fx.Node:
-        self._attributes[name] = value.detach().clone()
-        return self._new.get_attr(name)
+        """A buffer of its own: an extracted network that is extracted from again has some of these names already."""
+        names = itertools.chain([name], map(f"{name}_{{}}".format, itertools.count(1)))
+        free = next(new for new in names if new not in self._attributes and not hasattr(self._root, new))
+        self._attributes[free] = value.detach().clone()
+        return self._new.get_attr(free)
 
 
 def _forget_source(name: str) -> None:

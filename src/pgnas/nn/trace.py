@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 from collections.abc import Container
@@ -80,10 +81,10 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
         notes += functional_dropout_to_modules(module)
         sizes_one_by_one(module.graph)
         notes += functional_layers_to_modules(module)
-        batch_size_from_input(module.graph)
+        module.eval()
+        batch_size_from_input(module.graph, _shapes_of_more(module, inputs))
         drop_unused(module.graph)
         module.recompile()
-        module.eval()
         headed = module if in_training else None
         module = without_heads(module) if in_training else module
         _require_same(name, module, inputs, expected)
@@ -313,7 +314,7 @@ def _note_rows(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
     if not longer:
         return
     more = _one_more(inputs)
-    other = tuple(torch.cat([x[:-1], x[-1:] * 0.5 + 0.25]) if x.is_floating_point() else x for x in more)
+    other = tuple(torch.cat([x[:-1], _another(x)]) for x in more)
     recorders = [_Recorder(module, keep=longer) for _ in range(2)]
     try:
         for recorder, values in zip(recorders, (more, other), strict=True):
@@ -326,6 +327,24 @@ def _note_rows(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
             rows = len(before[node.name]) // len(more[0])
             first, then = (kept[node.name][: len(kept[node.name]) - rows] for kept in (before, after))
             node.meta["rows_mixed"] = not torch.equal(first.nan_to_num(), then.nan_to_num())
+
+
+def _another(x: Tensor) -> Tensor:
+    """Another example than the last, (1, ...): of numbers between those that occur, where they may be numbers of rows."""
+    last = x[-1:]
+    if x.is_floating_point() or x.is_complex():
+        return last * 0.5 + 0.25
+    if x.dtype == torch.bool:
+        return ~last
+    return x.amax() + x.amin() - last if bool(x.amax() > x.amin()) else last + 1
+
+
+def _shapes_of_more(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> dict[str, tuple[int, ...]]:
+    """The shapes of values in a batch of one more; those that come before what fails, if it is made for one batch."""
+    recorder = _Recorder(module)
+    with contextlib.suppress(Exception):
+        recorder.observe(_one_more(inputs))
+    return recorder.shapes
 
 
 def _observe(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> _Recorder:

@@ -84,9 +84,13 @@ def require_target(path: Path) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what a killed writer left behind in ``folder`` and below."""
+    """Remove the files that a killed writer left behind in ``folder`` and below.
+
+    A folder stays: it is a copy that is being made, or that its command begins again.
+    """
     for path in folder.rglob(TEMPORARY_PREFIX + "*"):
-        path.unlink(missing_ok=True)
+        if path.is_symlink() or not path.is_dir():
+            path.unlink(missing_ok=True)
 
 
 def to_json(value: object, *, indent: int | None = None) -> str:

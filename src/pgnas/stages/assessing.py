@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from pgnas.bayes import fit_temperature, tempered
 from pgnas.bayes.predictive import entropy
 from pgnas.data import Batches, Examples, load_data
 from pgnas.errors import DataError
+from pgnas.nn.copying import copied
 from pgnas.stages.context import EVALUATION_BATCH, Context
 from pgnas.stages.ensemble import SAMPLES, Gathered, Weighted, gather, posterior_networks
 from pgnas.stages.scores import auroc, point_scores, reliability_bins, scores
@@ -51,7 +51,7 @@ def sources(run: Context, samples: int) -> Iterator[Source]:
 
 
 def _full_network(run: Context) -> nn.Module:
-    network = copy.deepcopy(run.built.module)
+    network = copied(run.built.module)
     tensors, _ = run.folder.load_tensors("baseline-full.safetensors")
     load_state(network, tensors, source="baseline-full.safetensors")
     return run.engine.place(network)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 from dataclasses import replace
@@ -21,6 +20,7 @@ from pgnas.config import RunConfig
 from pgnas.data import Batches, DataSet, Examples, Preprocessing, StreamedSplit, evaluates_a_crop, load_data
 from pgnas.errors import RunFolderError
 from pgnas.nn import Counts, Supernet
+from pgnas.nn.copying import copied
 from pgnas.processes import Processes
 from pgnas.progress import Progress
 from pgnas.run_folder import RunFolder
@@ -125,7 +125,7 @@ class Context:
         """The full network with its starting weights."""
         shape = self.data.preprocessing
         if self._model is not None:
-            built = BuiltModel(copy.deepcopy(self._model), shape.channels)  # what is handed in is never changed
+            built = BuiltModel(copied(self._model), shape.channels)  # what is handed in is never changed
             require_outputs(self._model, shape.shape, len(self.data.class_names))
         elif self.config.model.startswith(HANDED_IN):
             raise RunFolderError(

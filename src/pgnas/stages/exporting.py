@@ -8,7 +8,6 @@ Shapes: B images, C channels, H rows, W columns, K classes.
 
 from __future__ import annotations
 
-import copy
 import io
 import re
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pgnas.errors import ModelError
+from pgnas.nn.copying import copied
 from pgnas.run_folder.storage import atomic
 from pgnas.run_folder.tensors import save_tensors
 from pgnas.stages.describing import describe_network, plain_network
@@ -154,7 +154,7 @@ def _put(path: Path, data: bytes, network: nn.Module, example: Tensor) -> None:
 
 def _copy(module: nn.Module) -> nn.Module:
     """A copy on the CPU in eval mode, as exporters move and mark what they are given."""
-    return copy.deepcopy(module).cpu().eval().requires_grad_(False)
+    return copied(module).cpu().eval().requires_grad_(False)
 
 
 def _program(network: nn.Module, example: Tensor) -> torch.export.ExportedProgram:

@@ -143,7 +143,7 @@ def _drawn(folder: RunFolder) -> None:
 
 
 def _copy(source: Path, out: Path) -> bool:
-    """A whole copy of a finished run, or the one made before; whether it was made now."""
+    """A copy of a finished run without a fine-tuning of its own, or the one made before; whether it was made now."""
     with RunFolder.open(source, writer=False) as folder:
         _require_finished(folder)
     if out.is_dir() and any(out.iterdir()):
@@ -156,6 +156,10 @@ def _copy(source: Path, out: Path) -> bool:
     shutil.rmtree(beside, ignore_errors=True)
     ignored = shutil.ignore_patterns("checkpoints", LOCK_NAME, f"{TEMPORARY_PREFIX}*")
     shutil.copytree(source, beside, ignore=ignored)
+    with RunFolder.open(beside) as copied:
+        copied.forget_from(_SETTINGS)
+        result = read_result(copied)
+        copied.write_json("result.json", {key: value for key, value in result.items() if key != "finetuned"})
     beside.rename(out)  # a kill leaves a whole copy or none
     return True
 

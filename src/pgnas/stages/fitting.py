@@ -184,10 +184,10 @@ class Fitter:
             if share > 1.0:
                 least = f"{1e3 * share * cap:.3g} ms" if kind == "latency" else f"{round(share * cap):,}"
                 given = f"{1e3 * cap:.3g} ms" if kind == "latency" else f"{round(cap):,}"
-                rule = (
-                    "must leave room for layers without gates, the cheapest operations and a channel of what is between"
-                )
-                remedy = "raise the cap, or exclude fewer layers"
+                rounded = self._shaper.round_to > 1
+                few = f"{self._shaper.round_to} channels" if rounded else "a channel"
+                rule = f"must leave room for layers without gates, the cheapest operations and {few} of what is between"
+                remedy = f"raise the cap, {'lower --round-to, ' if rounded else ''}or exclude fewer layers"
                 raise ConfigError(flag.format(kind), f"{rule}, {least}", value=given, remedy=remedy)
 
     def _fill(self, shaped: Tensor, closed: Tensor) -> Tensor:

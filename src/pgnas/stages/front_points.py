@@ -16,10 +16,8 @@ from pgnas.architecture import Architecture
 from pgnas.config import RunConfig
 from pgnas.errors import ConfigError, RunFolderError
 from pgnas.nn import Supernet, extract_small
-from pgnas.nn.shaping import Shaper
 from pgnas.run_folder import OTHER_SETTINGS, RunFolder, SharedFolder
 from pgnas.stages.context import START_NAME, Context
-from pgnas.stages.fitting import Fitter
 from pgnas.stages.front_settings import FrontSettings
 from pgnas.stages.phases import LOGIT_BOUND
 from pgnas.stages.reporting import command
@@ -50,7 +48,7 @@ def targets_of(run: Context, settings: FrontSettings) -> dict[str, float]:
             rule = f"must lie between 1 and the network's {full:,}"
             raise ConfigError("--caps", rule, value=cap, remedy="change the cap")
         # Refused before any network is trained.
-        Fitter(run.posterior, {settings.cost: share * full}, Shaper(run.posterior)).require_reachable("--caps")
+        run.recipe.require_reachable(run.posterior, {settings.cost: share * full}, "--caps")
         copy.deepcopy(run.posterior).retarget_(settings.cost, share)
     return targets
 
@@ -177,7 +175,8 @@ def _point(run: Context, settings: FrontSettings, cap: str, **chosen: Any) -> Ru
         baseline=(),
         finalists=0,  # what a point may cost is for its own search and training
         fixed_drop=None,  # its cap decides
-        streams=run.config.streams if run.config.fixed_drop is None else "off",  # the gates are those of the run
+        # The gates are those of the run, which "auto" gives no streams at a fixed rate.
+        streams="off" if run.config.fixed_drop is not None and run.config.streams == "auto" else run.config.streams,
         **chosen,
     )
 

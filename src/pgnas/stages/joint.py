@@ -37,6 +37,8 @@ from pgnas.stages.store import FolderStore
 from pgnas.stages.training import Phase
 
 STAGE = "joint"
+UNDER_WAY = "joint.front"
+"""In the run's ledger: the command of the front whose networks were trained together last, and whether that ended."""
 MOST_TURNS = 4
 """Steps of the smallest network for one of the largest, at most: what is shared must be the large ones' as well."""
 
@@ -244,6 +246,8 @@ def train_together(
             return
         run.progress.note(f"front: {len(points)} networks are trained together for {stop} epochs")
         run.progress.stage(STAGE)
+        front = settings.command(run.folder.path)
+        run.folder.mark_done(UNDER_WAY, 0.0, command=front, finished=False)
         phase = _joint_phase(run, points, settings, stop, turns)
         store = FolderStore(run.folder, phase.name)
         try:
@@ -261,6 +265,7 @@ def train_together(
             passes = stop * member.turns / sum(turns)
             facts = {"caps": list(points), "epochs": stop, "passes": passes, "spent": paid * left[member.name]}
             folder.mark_done(STAGE, seconds, **facts)
+        run.folder.mark_done(UNDER_WAY, 0.0, command=front, finished=True)
         run.folder.delete_checkpoints(phase.name)
 
 

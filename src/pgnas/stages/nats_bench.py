@@ -36,6 +36,7 @@ from pgnas.stages.table_bench import (
     BenchResult,
     BenchSettings,
     accuracies,
+    check_each,
     mean_and_spread,
     search_all,
     search_once,
@@ -77,6 +78,7 @@ class SizeBench(BenchSettings):
         for text in self.caps:
             if not Amount.parse(text, subject="--caps").relative:
                 raise ConfigError("--caps", "must be shares", value=repr(text), remedy="write for example 6.4%,25%")
+        check_each(self, self.config)
 
     def share(self, cap: str) -> float:
         """A cap as a share of the largest network's flops."""

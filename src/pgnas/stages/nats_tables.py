@@ -10,7 +10,8 @@ import functools
 import math
 import operator
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ class SizeTable:
     """
 
     def __init__(self, path: Path, *, column: str | None = None) -> None:
-        columns = _columns(path)
+        columns = _columns(path, _no_table)
         missing = [name for name in (*WIDTHS, *COSTS) if name not in columns]
         shapes = {values.shape for values in columns.values()}
         if missing or len(shapes) != 1 or len(next(iter(shapes))) != 1 or not next(iter(shapes))[0]:
@@ -203,16 +204,16 @@ class TopologyTable:
     """
 
     def __init__(self, path: Path, *, column: str) -> None:
-        columns = _columns(path)
+        columns = _columns(path, _no_topology_table)
         missing = [name for name in TOPOLOGY_COLUMNS if name not in columns]
         cells: list[str] = [] if missing else [str(text) for text in columns["arch"].tolist()]
         self._rows = {text: row for row, text in enumerate(cells)}
         complete = bool(cells) and all(len(columns[name]) == len(cells) for name in TOPOLOGY_COLUMNS)
         if not complete or not {format_cell(cell) for cell in all_cells()} <= set(self._rows):
-            rule = f"must be a table of NATS-Bench's topology space: columns {', '.join(TOPOLOGY_COLUMNS)}, every cell"
-            value = f"no column {missing[0]}" if missing else f"{len(cells)} cells"
-            raise FileError(str(path), rule, value=value, remedy="give an .npz file of such columns")
+            raise _no_topology_table(path, f"no column {missing[0]}" if missing else f"{len(cells)} cells")
         self._accuracy = columns[_accuracy_column(path, columns, column)]
+        if self._accuracy.shape != (len(cells),):
+            raise _no_topology_table(path, f"{len(cells)} cells and {column} of shape {self._accuracy.shape}")
         self._params, self._flops = (columns[name].astype(np.int64) for name in TOPOLOGY_COLUMNS[1:])
 
     @property
@@ -256,12 +257,14 @@ def _require_cap(cap: float, cheapest: int, largest: int) -> None:
         )
 
 
-def _columns(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+def _columns(path: Path, no_table: Callable[[Path, object], FileError]) -> dict[str, np.ndarray[Any, Any]]:
+    """The columns of a table; ``no_table`` makes the error if the file is none."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: np.asarray(file[name]) for name in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise _no_table(path, error) from error
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        value = "no .npz file" if isinstance(error, AttributeError | TypeError) else error  # a single array
+        raise no_table(path, value) from error
 
 
 def _accuracy_column(path: Path, columns: dict[str, np.ndarray[Any, Any]], column: str | None) -> str:
@@ -281,3 +284,8 @@ def _accuracy_column(path: Path, columns: dict[str, np.ndarray[Any, Any]], colum
 def _no_table(path: Path, value: object) -> FileError:
     rule = f"must be a table of NATS-Bench's size space: equally long columns {', '.join((*WIDTHS, *COSTS))}"
     return FileError(str(path), f"{rule} and accuracies", value=value, remedy="give an .npz file of such columns")
+
+
+def _no_topology_table(path: Path, value: object) -> FileError:
+    rule = f"must be a table of NATS-Bench's topology space: columns {', '.join(TOPOLOGY_COLUMNS)}, every cell"
+    return FileError(str(path), rule, value=value, remedy="give an .npz file of such columns")

@@ -60,7 +60,7 @@ class PosteriorSettings:
     prior: Prior
     data_size: float
     caps: Mapping[CostName, float]
-    decision_step: int
+    decision_step: float
     hold: float = 0.1
     reach: float = 0.7
     logit_lr: float | None = 0.05

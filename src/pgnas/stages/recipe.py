@@ -108,6 +108,19 @@ class Recipe:
         share = self.config.decision_share()
         return self.epochs if share is None else min(self.epochs, max(1, round(share * self.epochs)))
 
+    def decision_step(self, first: float = 0.0) -> float:
+        """The place in the schedule at which the supernet's epochs end.
+
+        With a budget it is the decision's share of it, or what the first of these epochs costs if that alone is more.
+
+        Args:
+            first: Its cost in epochs of the full network.
+        """
+        share = self.config.decision_share()
+        if self.budget is None or share is None:
+            return self.decision_epoch * self.steps_an_epoch
+        return min(1.0, max(share, first / self.budget)) * self.epochs * self.steps_an_epoch
+
     def weights_first(self, supernet: Supernet) -> float:
         """Epochs of the weights alone, at the start; some by default where operations are chosen, to let them learn."""
         if self.config.weights_first is not None:
@@ -154,7 +167,9 @@ class Recipe:
             begun: Whether the supernet comes from another search: its caps fall from what it costs now, and gates that
                 have decided to close leave at once if the run sheds.
         """
-        end, share = self.decision_epoch * self.steps_an_epoch, self.config.decision_share()
+        shedder = self._shedder(supernet, compiled) if self.config.sheds and not supernet.has_heads else None
+        first = shedder.macs_at_start() / self.full.macs if begun and shedder is not None else 1.0
+        end, share = self.decision_step(first), self.config.decision_share()
         budget = None if self.budget is None else self.budget * (share or 1.0)
         shares: dict[CostName, float] = {kind: cap / self.full_costs[kind] for kind, cap in self.caps.items()}
         settings = PosteriorSettings(
@@ -177,7 +192,7 @@ class Recipe:
             schedule=self.schedule,
             loss=self.loss,
             compiled=compiled,
-            shedder=self._shedder(supernet, compiled) if self.config.sheds and not supernet.has_heads else None,
+            shedder=shedder,
             spending=Spending(self.full.macs, self.steps_an_epoch, end, self.decision_epoch, budget),
         )
         if begun:
@@ -189,21 +204,24 @@ class Recipe:
         rule = SheddingRule.compiled(worth) if compiled else SheddingRule()
         return Shedder.of(supernet, rule, examples=self.examples_an_epoch)
 
-    def remaining(self, decided: int, spent: float, found: Counts, *, shared: float = 0.0) -> tuple[range, Pace | None]:
+    def remaining(
+        self, decided: int, spent: float, found: Counts, *, searched: float = 0.0, shared: float = 0.0
+    ) -> tuple[range, Pace | None]:
         """The epochs of the found network, and where they lie in the schedule.
 
         Args:
             decided: Epochs of the supernet.
             spent: What they and the ranking cost, in epochs of the full network.
             found: Counts of the found network.
+            searched: Of what was spent, the epochs of the supernet.
             shared: Of what was spent, training it together with others: the schedule has gone on by that.
         """
         if self.budget is None:
             return range(decided, self.epochs), None
         left = 0.0 if self.config.decision_share() is None else self.budget - spent
-        stop, steps = decided + affordable(left, self.cost(found)), self.steps_an_epoch
-        position = (self.decision_epoch + self.epochs * shared / self.budget) * steps
-        return range(decided, stop), Pace(decided, position, stop, self.epochs * steps, steps)
+        stop, steps = decided + affordable(left, self.cost(found)), self.epochs * self.steps_an_epoch
+        position = self.decision_step(searched if decided == 1 else 0.0) + steps * shared / self.budget
+        return range(decided, stop), Pace(decided, position, stop, steps, self.steps_an_epoch)
 
     def found_phase(
         self,
@@ -272,13 +290,19 @@ class Recipe:
             with_mode=self.config.fixed_drop is None,  # at a fixed rate the mode is the full network, or nothing
         )
 
-    def require_reachable(self, supernet: Supernet) -> None:
-        """Check that some architecture meets the caps.
+    def require_reachable(self, supernet: Supernet, caps: Caps | None = None, flag: str = "--max-{}") -> None:
+        """Check that some architecture meets the caps, with its channels rounded as the settings say.
+
+        Args:
+            supernet: The supernet.
+            caps: The caps; None: the run's.
+            flag: The option by which a cost, put into it by name, was capped.
 
         Raises:
-            ConfigError: None does: what has no gate is over a cap.
+            ConfigError: None does: what has no gate, or is kept of each gate, is over a cap.
         """
-        Fitter(supernet, self.caps, Shaper(supernet)).require_reachable()
+        shaper = Shaper(supernet, round_to=self.config.round_to)
+        Fitter(supernet, self.caps if caps is None else caps, shaper).require_reachable(flag)
 
     def shaper(self, supernet: Supernet) -> Shaper:
         """What makes candidates easy on hardware, as the settings say."""

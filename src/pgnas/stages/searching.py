@@ -369,7 +369,9 @@ def train(run: Context, store: FolderStore) -> Facts:
     small = extracted_network(run)
     network = small.module
     decided = int(str(run.folder.stage_facts("search")["epochs"]))
-    epochs, pace = run.recipe.remaining(decided, spent(run), run.found, shared=spent_together(run))
+    epochs, pace = run.recipe.remaining(
+        decided, spent(run), run.found, searched=spent_searching(run), shared=spent_together(run)
+    )
     if len(epochs) > 0 and any(True for _ in network.parameters()):
         moments, _ = run.folder.load_tensors("momentum.safetensors")
         planned = run.recipe.planned_macs(run.found, len(epochs))

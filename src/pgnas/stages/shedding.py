@@ -106,10 +106,14 @@ class Shedder:
         return cls(whole, rule, examples, whole.count(whole.open()).macs, low)
 
     @torch.no_grad()
+    def macs_at_start(self) -> int:
+        """Multiply-adds of a pass once the gates of a posterior learned before that have decided to close are gone."""
+        return shed_counts(self.whole, self._decided()).macs
+
+    @torch.no_grad()
     def closed_at_start(self) -> Tensor | None:
         """The units, bool (U,), of a posterior learned before that leave at once; None if there are none."""
-        closed = self._decided()
-        macs = shed_counts(self.whole, closed).macs
+        closed, macs = self._decided(), self.macs_at_start()
         if macs == self.macs:
             return None
         self.macs = macs

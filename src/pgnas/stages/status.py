@@ -10,6 +10,7 @@ from typing import Literal
 
 from pgnas.report.values import number, section
 from pgnas.run_folder import RunFolder, is_locked
+from pgnas.stages import joint
 from pgnas.stages.finetuning import FINETUNE, tuning_command
 from pgnas.stages.noting import PROGRESS_NAME
 from pgnas.stages.pipeline import STAGES
@@ -59,10 +60,13 @@ def status(path: str | Path) -> Status:
         done = tuple(name for name in STAGES if folder.stage_done(name))
         stage = str(noted["stage"]) if noted.get("stage") else None
         behind, total, at = (number(noted.get(key)) for key in ("done", "total", "at"))
-        amid = stage is not None and not folder.stage_done(stage)
-        tuning = amid and stage == FINETUNE
-        again = commands(folder)
-        state = _state(() if tuning else done, running=running, amid=amid)
+        front = folder.stage_facts(joint.UNDER_WAY)
+        ended = stage is None or folder.stage_done(stage) or (stage == joint.STAGE and front.get("finished") is True)
+        tuning, joining = not ended and stage == FINETUNE, not ended and stage == joint.STAGE
+        state = _state(() if tuning or joining else done, running=running, amid=not ended)
+        again = next(reversed(commands(folder)), None)
+        if state != "finished" and (tuning or joining):
+            again = tuning_command(folder) if tuning else str(front["command"]) if "command" in front else None
         rows = [row for row in folder.read_metrics() if row.get("stage") in (stage, "search", "train")]
         last = [row for row in rows if row.get("stage") == stage] or rows
         amid_it = section(noted, "fields") if state in ("running", "interrupted") else {}
@@ -76,7 +80,7 @@ def status(path: str | Path) -> Status:
             seconds_left=number(noted.get("seconds_left")),
             seconds_old=None if at is None else max(0.0, time.time() - at),
             measured={key: value for key, given in measured.items() if (value := number(given)) is not None},
-            resume=None if state == "finished" else tuning_command(folder) if tuning else next(reversed(again), None),
+            resume=None if state == "finished" else again,
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from pgnas.amounts import require_different
 from pgnas.architecture import Architecture
 from pgnas.config import Precision, RunConfig
+from pgnas.errors import ConfigError
 from pgnas.progress import Progress
 from pgnas.run_folder.storage import read_json, to_json, write_bytes
 from pgnas.stages.pipeline import run
@@ -51,6 +52,22 @@ class BenchSettings:
 
 def _bare(cap: str) -> str:
     return cap.strip().rstrip("%").strip()
+
+
+def check_each(settings: BenchSettings, config: Callable[[str, int], object]) -> None:
+    """Make the settings of every search, before the first one begins.
+
+    Raises:
+        ConfigError: One breaks a rule; a seed does so under the flag that lists it.
+    """
+    for cap in settings.caps:
+        for seed in settings.seeds:
+            try:
+                config(cap, seed)
+            except ConfigError as error:
+                if error.subject != "--seed":
+                    raise
+                raise ConfigError("--seeds", error.rule, value=seed, remedy=error.remedy) from error
 
 
 class _Dataclass(Protocol):

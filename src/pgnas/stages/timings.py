@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 
 from pgnas.errors import FileError, RunFolderError
 from pgnas.nn import Supernet
+from pgnas.nn.copying import copied
 from pgnas.nn.device_costs import DeviceCosts
 from pgnas.nn.stopwatch import measure_device
 from pgnas.nn.timing import seconds
@@ -93,7 +93,7 @@ def step_seconds(network: nn.Module, batch: Any, engine: Engine, loss: Loss) -> 
         engine: Where to compute.
         loss: Mean loss of a batch.
     """
-    trained = copy.deepcopy(network).train()
+    trained = copied(network).train()
     inputs, targets = engine.batch(batch)
 
     parts = [slice_tensors((inputs, targets), rows) for rows in parts_of(len(inputs[0]), engine.accumulate)]

@@ -27,6 +27,7 @@ from pgnas.stages.table_bench import (
     BenchResult,
     BenchSettings,
     accuracies,
+    check_each,
     mean_and_spread,
     search_all,
     search_once,
@@ -71,7 +72,7 @@ class TopologyBench(BenchSettings):
             if text != NO_CAP and not Amount.parse(text, subject="--caps").relative:
                 raise ConfigError("--caps", "must be shares", value=repr(text), remedy="write for example none,50%")
         nats_topology(channels=self.channels, cells=self.cells)
-        self.config(self.caps[0], self.seeds[0], None)
+        check_each(self, functools.partial(self.config, max_macs=None))
 
     def cap(self, text: str) -> float:
         """A cap as a share of the largest cell's flops; 1 for none."""

@@ -7,12 +7,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pgnas.nn.channels.movement import Movement
 from pgnas.nn.channels.ops import UNTRACKED, Barrier, ChannelOp, Follow, Value, find_rule, first_input
 from pgnas.nn.concrete_tracer import has_torch_forward
+from pgnas.nn.copying import copied
+from pgnas.nn.cut import cut_layer, cut_to
 from pgnas.nn.own_layers import own_layer
 from pgnas.nn.trace import Trace
 
@@ -214,7 +217,14 @@ class ChannelGraph:
             return _own_refusal(layer)
         if "weight" not in layer._parameters or hasattr(layer, "parametrizations"):
             return "its weight is computed from other tensors (weight norm, a parametrization)"
-        if "forward" in vars(layer) or not (isinstance(layer, _BatchNorm) or has_torch_forward(layer)):
+        if "forward" not in vars(layer) and has_torch_forward(layer):
+            return None
+        shape = self.shape(node)  # a BatchNorm with an activation behind it, say, is one still
+        if (
+            "forward" in vars(layer)
+            or shape is None
+            or not (isinstance(layer, _BatchNorm) and _cuts_alike(layer, shape))
+        ):
             return "its forward is not that of a torch.nn layer"
         return None
 
@@ -252,6 +262,7 @@ class ChannelGraph:
         for name, op in self.ops.items():
             is_layer = self.nodes[name].op == "call_module"
             mixes = is_layer and not isinstance(op, Follow) and bool(self.own_parameters(name))
+            mixes = mixes or (not is_layer and self.macs(name) > 0)  # a convolution with a weight that is computed
             if not mixes and all(source in found for source in op.inputs):
                 found.add(name)
         return found
@@ -287,6 +298,27 @@ class ChannelGraph:
             if followed and self.value(node).axis == axis:
                 return
             self.ops.update(before)
+
+
+def _cuts_alike(layer: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether a layer treats each channel alone, with the tensors that its class in torch.nn has: it is tried.
+
+    Args:
+        layer: The layer; its tensors' values do not matter.
+        shape: Of its input and output, (B, C, ...).
+    """
+    kept = torch.arange(shape[1]) % 2 == 0
+    generator = torch.Generator().manual_seed(0)
+    try:
+        whole = copied(layer).eval().cpu().double()
+        with torch.no_grad():
+            for parameter in whole.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+            x = torch.randn(shape, generator=generator, dtype=torch.float64)
+            part = cut_layer(whole, cut_to(whole, kept, kept))(x[:, kept].clone())
+            return bool(torch.allclose(whole(x)[:, kept], part))
+    except Exception:
+        return False
 
 
 def describe(node: fx.Node, layer: nn.Module | None) -> str:

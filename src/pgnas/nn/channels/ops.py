@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import Argument
 
 if TYPE_CHECKING:
     from pgnas.nn.channels.graph import ChannelGraph
@@ -198,6 +199,11 @@ def first_input(node: fx.Node) -> fx.Node | None:
     """The value that a node works on: its first argument, or the one called ``input``."""
     source = node.args[0] if node.args else node.kwargs.get("input")
     return source if isinstance(source, fx.Node) else None
+
+
+def besides_input(node: fx.Node) -> tuple[tuple[Argument, ...], dict[str, Argument]]:
+    """The arguments of a node but for :func:`first_input`, in order and by name."""
+    return tuple(node.args[1:]), {name: value for name, value in node.kwargs.items() if node.args or name != "input"}
 
 
 Rule = Callable[[fx.Node, "ChannelGraph"], "ChannelOp | str"]

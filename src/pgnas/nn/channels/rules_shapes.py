@@ -244,7 +244,7 @@ def read_size(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
 @rule(getattr)
 def read_attribute(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
     """Shape, dtype and device of a value, whose numbers were made sizes of their own before; its transposition."""
-    if node.args[1] in ("T", "mT"):
+    if node.target is getattr and node.args[1] in ("T", "mT"):
         return permute(node, graph)
     source = first_input(node)
     axis, shape = (None, None) if source is None else (graph.value(source).axis, graph.shape(source))
