@@ -330,7 +330,7 @@ def _note_rows(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
 
 
 def _another(x: Tensor) -> Tensor:
-    """Another example than the last, (1, ...): of numbers between those that occur, where they may be numbers of rows."""
+    """Another example than the last, (1, ...); whole numbers stay among those that occur, as they may name rows."""
     last = x[-1:]
     if x.is_floating_point() or x.is_complex():
         return last * 0.5 + 0.25
