@@ -35,8 +35,15 @@ _SIZED_METHODS = ("expand", "new_zeros", "new_ones", "new_empty")
 """Methods that would do so, called on a constant of the model."""
 
 
-DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
-"""Of torch.nn.functional, those that are made to follow the mode again."""
+DROPOUTS: dict[Callable[..., Any], type[nn.Module]] = {
+    nn.functional.dropout: nn.Dropout,
+    nn.functional.dropout1d: nn.Dropout1d,
+    nn.functional.dropout2d: nn.Dropout2d,
+    nn.functional.dropout3d: nn.Dropout3d,
+    nn.functional.alpha_dropout: nn.AlphaDropout,
+    nn.functional.feature_alpha_dropout: nn.FeatureAlphaDropout,
+}
+"""Functions that are made to follow the mode again, as layers."""
 _COMPOSITES = (
     nn.Transformer,
     nn.TransformerEncoder,
@@ -251,7 +258,8 @@ def reads_mode(module: nn.Module) -> bool:
     except (OSError, TypeError, SyntaxError):
         return False
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    dropouts = [call for call in calls if ast.unparse(call.func).rpartition(".")[2] in DROPOUTS]
+    names = {function.__name__ for function in DROPOUTS}
+    dropouts = [call for call in calls if ast.unparse(call.func).rpartition(".")[2] in names]
     given = [value for call in dropouts for value in (*call.args, *(named.value for named in call.keywords))]
     read = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "training"]
     return any(ast.unparse(node) == "self.training" and not any(node is value for value in given) for node in read)

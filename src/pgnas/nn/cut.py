@@ -156,5 +156,7 @@ def cut_layer(layer: nn.Module, cut: Cut) -> nn.Module:
     }
     small.__dict__["_buffers"] = {name: None if b is None else cut.take(name, b) for name, b in layer._buffers.items()}
     if any(True for _ in layer.children()):
-        small.__dict__["_modules"] = {name: m if m is None else copied(m) for name, m in layer._modules.items()}
+        memo: dict[int, Any] = {}  # one for all, so that what they share stays shared
+        children = {name: m if m is None else copied(m, memo) for name, m in layer._modules.items()}
+        small.__dict__["_modules"] = children
     return small

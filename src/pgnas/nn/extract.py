@@ -62,14 +62,12 @@ def _build(
     supernet: Supernet, architecture: Architecture, graph: ChannelGraph, plan: Plan, re_estimated: bool
 ) -> SmallNetwork:
     wanted = {name for name in graph.ops if plan.constant[name].any()}
-    for name, folded in plan.folded.items():  # its input, and what else the layer is called with
-        wanted |= {read.name for read in graph.nodes[name].all_input_nodes} if folded.any() else set()
+    folding = {name: folded for name, folded in plan.folded.items() if folded.any()}
+    wanted |= {
+        read.name for name in folding for read in graph.nodes[name].all_input_nodes
+    }  # sizes it is called with too
     values = _values_of(supernet, architecture, graph, wanted, re_estimated) if wanted else {}
-    contributions = {
-        name: _contribution(graph, supernet, name, folded, values)
-        for name, folded in plan.folded.items()
-        if folded.any()
-    }
+    contributions = {name: _contribution(graph, supernet, name, folded, values) for name, folded in folding.items()}
     constants = {name: values[name] for name in wanted if plan.constant[name].any()}
     return Builder(graph, plan, supernet.body, constants=constants, contributions=contributions).build()
 

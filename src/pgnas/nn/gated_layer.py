@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import operator
 from collections.abc import Sequence
 from typing import Any, cast
@@ -13,6 +12,7 @@ from torch import Tensor, fx, nn
 from pgnas.nn.channels.ops import besides_input, first_input
 from pgnas.nn.choice import OutputGate
 from pgnas.nn.gate import apply_gate
+from pgnas.nn.graph_passes import free_name
 from pgnas.nn.macs import ConvTranspose
 
 
@@ -66,8 +66,7 @@ def insert_gates(root: nn.Module, graph: fx.Graph, sites: Sequence[tuple[str, in
     named = {node.name: copies[node] for node in graph.nodes if node in copies}
     inputs = [node for node in gated.nodes if node.op == "placeholder"]
     taken = {node.name for node in gated.nodes} | {str(node.target) for node in inputs}
-    names = itertools.chain(["gates"], map("gates_{}".format, itertools.count(1)))
-    free = next(name for name in names if name not in taken)
+    free = free_name("gates", taken.__contains__)
     with gated.inserting_after(inputs[-1]):
         masks = gated.placeholder(free, default_value=None)  # a default, since inputs before it may have one
     for index, (name, axis) in enumerate(sites):

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 from torch.fx.node import map_arg
+
+from pgnas.nn.concrete_tracer import DROPOUTS
 
 
 def functional_dropout_to_modules(module: fx.GraphModule) -> list[str]:
     """``F.dropout(x, p, training=self.training)`` was traced with training off; make it follow the mode again."""
-    kinds: dict[Any, type[nn.Module]] = {  # those of concrete_tracer.DROPOUTS
-        nn.functional.dropout: nn.Dropout,
-        nn.functional.dropout1d: nn.Dropout1d,
-        nn.functional.dropout2d: nn.Dropout2d,
-        nn.functional.dropout3d: nn.Dropout3d,
-        nn.functional.alpha_dropout: nn.AlphaDropout,
-        nn.functional.feature_alpha_dropout: nn.FeatureAlphaDropout,
-    }
     notes = []
     for node in list(module.graph.nodes):
-        if node.op != "call_function" or node.target not in kinds:
+        if node.op != "call_function" or node.target not in DROPOUTS:
             continue
         p = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
         if not isinstance(p, float | int):
             continue
         name = f"functional_{node.name}"
-        module.add_submodule(name, kinds[node.target](p=float(p)))
+        module.add_submodule(name, DROPOUTS[node.target](p=float(p)))
         with module.graph.inserting_after(node):
             layer = module.graph.call_module(name, (node.args[0] if node.args else node.kwargs["input"],))
         layer.meta.update(node.meta)
@@ -129,3 +124,9 @@ def drop_unused(graph: fx.Graph) -> None:
     for node in placeholders:
         if not node.users and node.meta["shape"] is None:
             graph.erase_node(node)
+
+
+def free_name(wanted: str, is_taken: Callable[[str], bool]) -> str:
+    """The name wanted, or the first of it with a number behind that is not taken."""
+    names = itertools.chain([wanted], map(f"{wanted}_{{}}".format, itertools.count(1)))
+    return next(name for name in names if not is_taken(name))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import linecache
 import operator
 import weakref
@@ -19,6 +18,7 @@ from pgnas.nn.channels import ChannelGraph, ChannelOp, Dense
 from pgnas.nn.channels.movement import Movement
 from pgnas.nn.copying import copied
 from pgnas.nn.cut import Cut, cut_layer, cut_to
+from pgnas.nn.graph_passes import free_name
 from pgnas.nn.liveness import Plan
 
 
@@ -286,8 +286,7 @@ class Builder:
 
     def _buffer(self, name: str, value: Tensor) -> fx.Node:
         """A buffer of its own: an extracted network that is extracted from again has some of these names already."""
-        names = itertools.chain([name], map(f"{name}_{{}}".format, itertools.count(1)))
-        free = next(new for new in names if new not in self._attributes and not hasattr(self._root, new))
+        free = free_name(name, lambda new: new in self._attributes or hasattr(self._root, new))
         self._attributes[free] = value.detach().clone()
         return self._new.get_attr(free)
 

@@ -11,6 +11,7 @@ from pgnas.nn import measure
 from pgnas.nn.timing import latency
 from pgnas.seeds import derive_seed
 from pgnas.stages.context import Context
+from pgnas.stages.latency import timed_inputs
 from pgnas.stages.searching import spent
 from pgnas.stages.store import FolderStore
 from pgnas.supernets import build_model, has_width, uniform_width
@@ -58,8 +59,7 @@ def _network(run: Context, name: str) -> tuple[nn.Module | None, str]:
 
 def _seconds(run: Context, module: nn.Module) -> float:
     """What a pass takes on the device, as the cap was measured; the module is moved there."""
-    inputs, _ = run.engine.batch((run.example[:1].expand(run.config.latency_batch, *run.example.shape[1:]), 0))
-    return latency(run.engine.place(module), inputs)
+    return latency(run.engine.place(module), timed_inputs(run.recipe, run.example))
 
 
 def _train(run: Context, name: str) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from pgnas.stages.context import Context
 from pgnas.stages.front_points import FOLDER, Descent, expected_share, point_path, targets_of
 from pgnas.stages.front_settings import FrontSettings
 from pgnas.stages.joint import opened, require_same_company, train_together
-from pgnas.stages.latency import example_batch
+from pgnas.stages.latency import timed_inputs
 from pgnas.stages.result import RunResult
 from pgnas.stages.searching import spent_searching, trained_network
 
@@ -136,7 +136,7 @@ def _measured(run: Context, settings: FrontSettings, path: Path, model: nn.Modul
     with opened(run, path, model) as point:
         folder = point.folder
         if not folder.stage_done("timing"):
-            inputs, _ = run.engine.batch((example_batch(run.example, run.config.latency_batch), 0))
+            inputs = timed_inputs(run.recipe, run.example)
             full = extract_small(run.posterior, run.posterior.open()).module
             networks = {"latency": trained_network(point), "full_latency": full}
             measured = run.processes.from_first(lambda: {name: latency(n, inputs) for name, n in networks.items()})

@@ -61,7 +61,7 @@ def meet_latency(
     Raises:
         RunError: No network within the cap was found.
     """
-    inputs, _ = recipe.engine.batch((example_batch(example, recipe.config.latency_batch), 0))
+    inputs = timed_inputs(recipe, example)
     candidate, caps = winner, dict(recipe.caps)
     cap = recipe.caps["latency"]
     full = extract_small(supernet, supernet.open()).module
@@ -92,6 +92,8 @@ def _fit(recipe: Recipe, supernet: Supernet, winner: Candidate, caps: Caps) -> C
     return Fitter(supernet, caps, recipe.shaper(supernet)).fit(winner.architecture, is_mode=winner.is_mode)
 
 
-def example_batch(example: Tensor, size: int) -> Tensor:
-    """So many examples, by repetition."""
-    return example[torch.arange(size) % len(example)].contiguous()
+def timed_inputs(recipe: Recipe, example: Tensor) -> tuple[Tensor, ...]:
+    """The batch whose latency matters, on the device: so many examples, by repetition."""
+    batch = example[torch.arange(recipe.config.latency_batch) % len(example)].contiguous()
+    inputs, _ = recipe.engine.batch((batch, 0))
+    return inputs

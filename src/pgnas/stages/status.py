@@ -60,13 +60,8 @@ def status(path: str | Path) -> Status:
         done = tuple(name for name in STAGES if folder.stage_done(name))
         stage = str(noted["stage"]) if noted.get("stage") else None
         behind, total, at = (number(noted.get(key)) for key in ("done", "total", "at"))
-        front = folder.stage_facts(joint.UNDER_WAY)
-        ended = stage is None or folder.stage_done(stage) or (stage == joint.STAGE and front.get("finished") is True)
-        tuning, joining = not ended and stage == FINETUNE, not ended and stage == joint.STAGE
-        state = _state(() if tuning or joining else done, running=running, amid=not ended)
-        again = next(reversed(commands(folder)), None)
-        if state != "finished" and (tuning or joining):
-            again = tuning_command(folder) if tuning else str(front["command"]) if "command" in front else None
+        amid = None if stage is None or _has_ended(folder, stage) else stage
+        state = _state(() if amid in (FINETUNE, joint.STAGE) else done, running=running, amid=amid is not None)
         rows = [row for row in folder.read_metrics() if row.get("stage") in (stage, "search", "train")]
         last = [row for row in rows if row.get("stage") == stage] or rows
         amid_it = section(noted, "fields") if state in ("running", "interrupted") else {}
@@ -80,8 +75,27 @@ def status(path: str | Path) -> Status:
             seconds_left=number(noted.get("seconds_left")),
             seconds_old=None if at is None else max(0.0, time.time() - at),
             measured={key: value for key, given in measured.items() if (value := number(given)) is not None},
-            resume=None if state == "finished" else again,
+            resume=None if state == "finished" else _resume(folder, amid),
         )
+
+
+def _has_ended(folder: RunFolder, stage: str) -> bool:
+    """Whether a stage is done; one that several networks of a front have together is not the run's own."""
+    return folder.stage_done(stage) or (stage == joint.STAGE and _front(folder).get("finished") is True)
+
+
+def _front(folder: RunFolder) -> dict[str, object]:
+    return folder.stage_facts(joint.UNDER_WAY)
+
+
+def _resume(folder: RunFolder, amid: str | None) -> str | None:
+    """The command that goes on with what stopped amid a stage, or between two (None)."""
+    if amid == FINETUNE:
+        return tuning_command(folder)
+    if amid == joint.STAGE:
+        command = _front(folder).get("command")
+        return None if command is None else str(command)
+    return next(reversed(commands(folder)), None)
 
 
 def _state(done: tuple[str, ...], *, running: bool, amid: bool) -> State:

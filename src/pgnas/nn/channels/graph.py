@@ -217,16 +217,14 @@ class ChannelGraph:
             return _own_refusal(layer)
         if "weight" not in layer._parameters or hasattr(layer, "parametrizations"):
             return "its weight is computed from other tensors (weight norm, a parametrization)"
-        if "forward" not in vars(layer) and has_torch_forward(layer):
-            return None
-        shape = self.shape(node)  # a BatchNorm with an activation behind it, say, is one still
-        if (
-            "forward" in vars(layer)
-            or shape is None
-            or not (isinstance(layer, _BatchNorm) and _cuts_alike(layer, shape))
-        ):
+        if "forward" in vars(layer) or not (has_torch_forward(layer) or self._is_norm(node, layer)):
             return "its forward is not that of a torch.nn layer"
         return None
+
+    def _is_norm(self, node: fx.Node, layer: nn.Module) -> bool:
+        """Whether a layer is a BatchNorm for all that cutting does: with an activation behind it, say, it still is."""
+        shape = self.shape(node)
+        return isinstance(layer, _BatchNorm) and shape is not None and _cuts_alike(layer, shape)
 
     def _barrier(self, node: fx.Node, reason: str) -> Barrier:
         inputs = self.tensor_inputs(node)

@@ -232,7 +232,7 @@ def read_size(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
     source, axis = first_input(node), node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
     shape = None if source is None else graph.shape(source)
     if source is None or shape is None or not isinstance(axis, int):
-        return read_attribute(node, graph)
+        return _read_shape(node, graph)
     value = graph.value(source)
     if value.axis is None:
         return ""
@@ -244,8 +244,11 @@ def read_size(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
 @rule(getattr)
 def read_attribute(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
     """Shape, dtype and device of a value, whose numbers were made sizes of their own before; its transposition."""
-    if node.target is getattr and node.args[1] in ("T", "mT"):
-        return permute(node, graph)
+    return permute(node, graph) if node.args[1] in ("T", "mT") else _read_shape(node, graph)
+
+
+def _read_shape(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
+    """All sizes of a value, or something that goes with them."""
     source = first_input(node)
     axis, shape = (None, None) if source is None else (graph.value(source).axis, graph.shape(source))
     if source is None or shape is None or axis is None:
