@@ -19,6 +19,9 @@ Each message is one line with four parts: the subject, the rule, the value found
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class PgnasError(Exception):
     """An error with a subject, the rule it breaks, the value found and what to do about it.
@@ -101,3 +104,14 @@ class ExportError(RunError):
 
 class StorageError(RunError):
     """The disk refused a write; what was saved before is intact."""
+
+
+@contextmanager
+def told_under(flag: str, *, instead_of: str) -> Iterator[None]:
+    """Tell an error about one flag under the flag by which the user gave its value, here one of a list."""
+    try:
+        yield
+    except ConfigError as error:
+        if error.subject != instead_of:
+            raise
+        raise ConfigError(flag, error.rule, value=error.value, remedy=error.remedy) from error

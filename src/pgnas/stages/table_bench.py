@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from pgnas.amounts import require_different
 from pgnas.architecture import Architecture
 from pgnas.config import Precision, RunConfig
-from pgnas.errors import ConfigError
+from pgnas.errors import told_under
 from pgnas.progress import Progress
 from pgnas.run_folder.storage import read_json, to_json, write_bytes
 from pgnas.stages.pipeline import run
@@ -62,12 +62,8 @@ def check_each(settings: BenchSettings, config: Callable[[str, int], object]) ->
     """
     for cap in settings.caps:
         for seed in settings.seeds:
-            try:
+            with told_under("--seeds", instead_of="--seed"):
                 config(cap, seed)
-            except ConfigError as error:
-                if error.subject != "--seed":
-                    raise
-                raise ConfigError("--seeds", error.rule, value=seed, remedy=error.remedy) from error
 
 
 class _Dataclass(Protocol):

@@ -148,9 +148,15 @@ def test_bad_input_is_refused_before_any_cell_and_leaves_nothing(study, changes,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_seeds_and_values_must_differ(tmp_path):
-    with pytest.raises(ConfigError, match="--seeds"):
-        run_study(Ablation(), settings(tmp_path / "study"), seeds=(1, 1))
+@pytest.mark.parametrize(("seeds", "value"), [((1, 1), None), ((0, -1), -1)])
+def test_bad_seeds_are_told_under_the_flag_that_lists_them(seeds, value, tmp_path):
+    with pytest.raises(ConfigError, match="^--seeds ") as error:
+        run_study(Ablation(), settings(tmp_path / "study"), seeds=seeds)
+    assert value in (None, error.value.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_values_must_differ(tmp_path):
     for make in (
         lambda: Temperature((0.2, 0.2)),
         lambda: Temperature((0.2, 0.2 + 1e-12)),  # would share a folder

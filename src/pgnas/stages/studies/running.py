@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from pgnas.amounts import require_different
 from pgnas.config import RunConfig
 from pgnas.config_file import make_config
-from pgnas.errors import ConfigError, InputError, RunFolderError
+from pgnas.errors import ConfigError, InputError, RunFolderError, told_under
 from pgnas.processes import Processes, join
 from pgnas.progress import Progress, SilentReporter
 from pgnas.run_folder import RunFolder
@@ -131,7 +131,8 @@ def _checked(study: Study, base: RunConfig, seeds: Sequence[int]) -> tuple[Varia
     variants = tuple(study.variants(base))
     for variant in variants:
         for seed in seeds:
-            _config(variant, base, seed)
+            with told_under("--seeds", instead_of="--seed"):
+                _config(variant, base, seed)
     return variants
 
 
