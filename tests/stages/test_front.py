@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import tomllib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -199,6 +200,15 @@ def test_what_cannot_be_is_refused(searched, tmp_path, capsys):
             FrontSettings(**settings)
     assert main(["front", str(tmp_path), "--points", "2"]) == 2
     assert "must be a run folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_run_may_end_at_the_rate_with_which_points_begin(optimizer):
+    config = RunConfig(model="resnet8", data="digits", out="runs/x", optimizer=optimizer)
+    joint = FrontSettings(caps=("60%",), start="joint").first_lr(optimizer)
+    assert joint == config.peak_lr  # to the last bit: a floor may not be higher
+    replace(config, lr_floor=joint)
+    assert CAPS.first_lr(optimizer) == pytest.approx(0.3 * joint)
 
 
 def test_points_are_spaced_evenly():

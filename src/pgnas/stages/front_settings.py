@@ -77,7 +77,7 @@ class FrontSettings:
     def first_lr(self, optimizer: OptimizerName) -> float:
         """``lr``, or its default for the optimiser of the run."""
         known = JOINT_LR if self.is_joint else LR
-        return known * PEAK_LR[optimizer] / PEAK_LR["sgd"] if self.lr is None else self.lr
+        return known * (PEAK_LR[optimizer] / PEAK_LR["sgd"]) if self.lr is None else self.lr
 
     @property
     def search_share(self) -> float:

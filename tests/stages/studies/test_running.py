@@ -150,7 +150,7 @@ def test_bad_input_is_refused_before_any_cell_and_leaves_nothing(study, changes,
 
 @pytest.mark.parametrize(("seeds", "value"), [((1, 1), None), ((0, -1), -1)])
 def test_bad_seeds_are_told_under_the_flag_that_lists_them(seeds, value, tmp_path):
-    with pytest.raises(ConfigError, match="^--seeds ") as error:
+    with pytest.raises(ConfigError, match=r"^--seeds ") as error:
         run_study(Ablation(), settings(tmp_path / "study"), seeds=seeds)
     assert value in (None, error.value.value)
     assert list(tmp_path.iterdir()) == []
