@@ -15,6 +15,7 @@ from pgnas.nn import Counts, Supernet, extract, measure, supernet
 from pgnas.nn.channels import ChannelGraph, ChannelOp, channel_rule, temporary_rules
 from pgnas.nn.cost import CostName
 from pgnas.nn.expected_cost import expected_cost
+from pgnas.nn.macs import watch_macs
 
 from .networks import NETWORKS, Network, Residual, Separable, architectures, generator, images, randomise
 from .test_extract import ZOO
@@ -161,6 +162,46 @@ def test_known_sizes() -> None:
             found = measure(zoo.get_model(name, weights=None), torch.zeros(1, 3, 224, 224))
         assert found.params == published["num_params"]
         assert found.macs / 1e9 == pytest.approx(published["_ops"], abs=6e-4)
+
+
+STEPS, FEW, MANY = 5, 3, 4
+RECURRENT = {
+    "LSTM": (nn.LSTM(FEW, MANY, batch_first=True), 4 * MANY * (FEW + MANY)),
+    "GRU": (nn.GRU(FEW, MANY), 3 * MANY * (FEW + MANY)),
+    "RNN": (nn.RNN(FEW, MANY, bias=False), MANY * (FEW + MANY)),
+    "two layers": (nn.LSTM(FEW, MANY, 2), 4 * MANY * (FEW + MANY + 2 * MANY)),
+    "both ways": (nn.GRU(FEW, MANY, bidirectional=True), 2 * 3 * MANY * (FEW + MANY)),
+    "projected": (nn.LSTM(FEW, MANY, proj_size=2), 4 * MANY * (FEW + 2) + 2 * MANY),
+}
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+def test_recurrent_layers_cost_their_matrices_in_every_step(name: str) -> None:
+    layer, a_step = RECURRENT[name]
+    assert measure(layer, torch.zeros(1, STEPS, FEW)).macs == STEPS * a_step
+    packed = nn.utils.rnn.pack_padded_sequence(torch.zeros(1, STEPS, FEW), [2], batch_first=True)
+    heard: list[int] = []
+    with watch_macs(layer, heard.append):
+        layer(packed)
+    assert sum(heard) == 2 * a_step
+
+
+def test_cells_and_bilinear_layers_cost_their_matrices() -> None:
+    x, y = torch.zeros(1, FEW), torch.zeros(1, MANY)
+    assert measure(nn.LSTMCell(FEW, MANY), x).macs == 4 * MANY * (FEW + MANY)
+    assert measure(nn.GRUCell(FEW, MANY), x).macs == 3 * MANY * (FEW + MANY)
+    assert measure(nn.Bilinear(FEW, MANY, 2), (x, y)).macs == 2 * FEW * MANY
+
+
+def test_a_recurrent_head_is_a_part_of_the_networks_cost() -> None:
+    net = Network(
+        lambda net, x: net.head(net.read(net.b(net.a(x)).flatten(2).transpose(1, 2))[0][:, -1]),
+        a=nn.Conv2d(3, 6, 1), b=nn.Conv2d(6, FEW, 1), read=nn.LSTM(FEW, MANY, batch_first=True), head=nn.Linear(MANY, 2),
+    )  # fmt: skip
+    gated = supernet(net, X)
+    whole = 64 * (3 * 6 + 6 * FEW) + 64 * 4 * MANY * (FEW + MANY) + MANY * 2
+    assert measure(net, X).macs == gated.count(gated.open()).macs == counted(gated, gated.open(), "macs") == whole
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -93,6 +93,7 @@ class ConcreteTracer(fx.Tracer):
 
     Attributes:
         values: Node name to its value on the example inputs.
+        hooked: Names of the nodes whose layer has hooks that may change what it computes.
     """
 
     def __init__(self, inputs: tuple[Tensor, ...], *, opens_composites: bool = True) -> None:
@@ -101,6 +102,7 @@ class ConcreteTracer(fx.Tracer):
         homes = (sys.modules.get(function.__module__) for function in OWN_FUNCTIONS)
         self._autowrap_search += [torch, *(home for home in homes if home is not None)]
         self.values: dict[str, Any] = {}
+        self.hooked: set[str] = set()
         self._inputs = list(inputs)
         self._computing = False
         self._opened: set[nn.Module] = set()
@@ -121,7 +123,7 @@ class ConcreteTracer(fx.Tracer):
             return False
         known = super().is_leaf_module(m, module_qualified_name) or own_layer(m) is not None
         known = known or isinstance(m, OutputGate)
-        return known or isinstance(m, _ConvNd | nn.Linear | _BatchNorm) or has_torch_forward(m) or _is_noise(m)
+        return known or isinstance(m, _ConvNd | nn.Linear | _BatchNorm) or has_torch_forward(m) or adds_noise(m)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """A proxy that knows its value."""
@@ -181,7 +183,10 @@ class ConcreteTracer(fx.Tracer):
             return _attribute(self.root, str(node.target))
         args, kwargs = concrete(node.args), concrete(node.kwargs)
         if node.op == "call_module":
-            return self.root.get_submodule(str(node.target))(*args, **kwargs)
+            layer = self.root.get_submodule(str(node.target))
+            if hooks_change(layer, args, kwargs):
+                self.hooked.add(node.name)
+            return layer(*args, **kwargs)
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         assert callable(node.target)
@@ -265,6 +270,28 @@ def reads_mode(module: nn.Module) -> bool:
     return any(ast.unparse(node) == "self.training" and not any(node is value for value in given) for node in read)
 
 
+def stops_gradients(module: nn.Module) -> bool:
+    """Whether the forward of a module turns gradients off for a part of it."""
+    try:
+        source = inspect.getsource(type(module).forward)
+    except (OSError, TypeError):
+        return False
+    return any(name in source for name in ("no_grad(", "inference_mode(", "set_grad_enabled("))
+
+
+def hooks_change(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether hooks of a layer have a part in what it computes; those that run before it are taken to have one."""
+    if layer._forward_pre_hooks or not layer._forward_hooks:
+        return bool(layer._forward_pre_hooks)
+
+    def clone(value: Any) -> Any:
+        return value.clone() if isinstance(value, Tensor) else value
+
+    made = [call(*map_aggregate(args, clone), **map_aggregate(kwargs, clone)) for call in (layer, layer.forward)]
+    alike = all(isinstance(value, Tensor) for value in made) and made[0].shape == made[1].shape
+    return not (alike and torch.equal(made[0].nan_to_num(), made[1].nan_to_num()))
+
+
 def is_composite(module: nn.Module) -> bool:
     """Whether a module is made of layers that can be followed, and computes what its torch.nn class does."""
     return any(type(module).forward is kind.forward for kind in _COMPOSITES)
@@ -278,9 +305,9 @@ def has_torch_forward(module: nn.Module) -> bool:
     return all(method.__module__.startswith("torch.nn.") for method in methods if method is not None)
 
 
-def _is_noise(module: nn.Module) -> bool:
-    """A parameter-free layer that does something else in training: stochastic depth and the like."""
-    if any(True for _ in module.parameters()) or any(True for _ in module.children()):
+def adds_noise(module: nn.Module) -> bool:
+    """A parameter-free layer with a forward of its own that does something else in training: stochastic depth, say."""
+    if any(True for _ in module.parameters()) or any(True for _ in module.children()) or has_torch_forward(module):
         return False
     try:
         return "self.training" in inspect.getsource(type(module).forward)

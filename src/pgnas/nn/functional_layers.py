@@ -6,6 +6,7 @@ where the module that owned them does nothing else.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -34,8 +35,13 @@ _NAMES: dict[Any, tuple[str, ...]] = {
 _WEIGHTED = tuple(function for function in _NAMES if "weight" in _NAMES[function][:2])
 
 
-def functional_layers_to_modules(module: fx.GraphModule) -> list[str]:
-    """Replace such calls in the graph of ``module`` (it is ours); says which tensors got other names."""
+def functional_layers_to_modules(module: fx.GraphModule, model: nn.Module) -> list[str]:
+    """Replace such calls in the graph of ``module`` (it is ours); says which tensors got other names.
+
+    Args:
+        module: The traced network.
+        model: The network it was traced from, whose modules still have their types.
+    """
     notes = []
     for node in list(module.graph.nodes):
         tensors = _own_tensors(module, node)
@@ -45,11 +51,11 @@ def functional_layers_to_modules(module: fx.GraphModule) -> list[str]:
         if len(owners) > 1:
             continue
         named = {name: _attribute(module, target) for name, target in tensors.items()}
-        layer = _make(node, named)
+        owner = owners.pop()
+        layer = _make(node, named) if _follows_mode(model.get_submodule(owner), node, named) else None
         if layer is None:
             continue
         _set_tensors(layer, named)
-        owner = owners.pop()
         for target in tensors.values():
             delattr(module.get_submodule(owner), target.rpartition(".")[2])
         name = owner if owner and _is_idle(module, owner) else f"{owner}.layer_{node.name}".lstrip(".")
@@ -107,6 +113,16 @@ def _own_tensors(module: fx.GraphModule, node: fx.Node) -> dict[str, str]:
     return targets if alone else {}
 
 
+def _follows_mode(owner: nn.Module, node: fx.Node, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a normalisation with running statistics uses its batch's in training alone, as its layer would."""
+    if node.target is not F.batch_norm or "running_mean" not in tensors:
+        return True
+    try:
+        return "self.training" in inspect.getsource(type(owner))
+    except (OSError, TypeError):  # no source: most do
+        return True
+
+
 def _make(node: fx.Node, tensors: Mapping[str, Tensor]) -> nn.Module | None:
     """The layer of a call, its tensors still to be set."""
     arguments = _arguments(node)
@@ -128,10 +144,18 @@ def _make(node: fx.Node, tensors: Mapping[str, Tensor]) -> nn.Module | None:
             return make(shape[1], eps, momentum, affine="weight" in tensors, track_running_stats=tracks)
         if node.target is F.group_norm:
             return nn.GroupNorm(int(arguments["num_groups"]), shape[1], eps, affine="weight" in tensors)
-        normalized = tuple(arguments["normalized_shape"])
+        normalized = _numbers(arguments["normalized_shape"])
+        if normalized is None:
+            return None
         if node.target is F.rms_norm:
             return nn.RMSNorm(normalized, arguments.get("eps"), **affine)
         return nn.LayerNorm(normalized, eps, bias="bias" in tensors, **affine)
+
+
+def _numbers(shape: Any) -> tuple[int, ...] | None:
+    """The sizes of a shape, some of which may be read from tensors; None if one is not known."""
+    sizes = [size.meta.get("number") if isinstance(size, fx.Node) else size for size in shape]
+    return tuple(sizes) if all(isinstance(size, int) for size in sizes) else None
 
 
 def _set_tensors(layer: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -151,6 +175,8 @@ def _weighted(node: fx.Node, arguments: Arguments, tensors: Mapping[str, Tensor]
     has_bias = "bias" in tensors
     with torch.device("meta"):
         if node.target is F.linear:
+            if weight.ndim != 2:
+                return None
             return nn.Linear(weight.shape[1], weight.shape[0], bias=has_bias)
         groups = int(arguments.get("groups", 1))
         names = ("stride", "padding", "dilation", "output_padding")

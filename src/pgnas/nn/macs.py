@@ -1,4 +1,4 @@
-"""Multiply-adds (MACs) of convolutions, linear layers and matrix products, from shapes of what they read and make."""
+"""Multiply-adds (MACs) of convolutions, linear and recurrent layers and matrix products, from the shapes they see."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,6 +20,7 @@ from pgnas.nn.functional_layers import LayerCalls, is_transposed
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 ConvTranspose = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 Counted = Conv | ConvTranspose | nn.Linear
+Recurrent = nn.RNNBase | nn.RNNCellBase
 
 _PRODUCTS = frozenset(
     {
@@ -31,13 +33,18 @@ _PRODUCTS = frozenset(
 
 
 def layer_macs(layer: nn.Module, read: Sequence[int], made: Sequence[int]) -> int:
-    """Multiply-adds of a whole layer; 0 for a layer that is neither a convolution nor linear.
+    """Multiply-adds of a whole layer; 0 for a layer that is not a convolution, linear, bilinear or recurrent.
 
     Args:
         layer: The layer.
-        read: Shape of its input.
-        made: Shape of its output.
+        read: Shape of its (first) input; of a packed sequence that of its data.
+        made: Shape of its output; of a recurrent layer any.
     """
+    if isinstance(layer, nn.Bilinear):
+        return math.prod(made[:-1]) * layer.weight.numel()
+    if isinstance(layer, Recurrent):  # every matrix once a step of every example, the gates' own products left out
+        matrices = sum(p.numel() for name, p in layer.named_parameters() if name.startswith("weight"))
+        return math.prod(read[:-1]) * matrices
     if isinstance(layer, nn.Linear):
         return math.prod(made) * layer.in_features
     if isinstance(layer, ConvTranspose):  # multiplies each number of its input by whole kernels
@@ -72,10 +79,11 @@ def watch_macs(module: nn.Module, tell: Callable[[int], None]) -> Iterator[None]
 
     def leave(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         if heard_before[layer] == heard:
-            read = args[0] if args else kwargs["input"]
-            tell(layer_macs(layer, tuple(read.shape), tuple(output.shape)))
+            read = args[0] if args else kwargs.get("input", kwargs.get("input1"))
+            read = read.data if isinstance(read, PackedSequence) else read
+            tell(layer_macs(layer, tuple(read.shape), tuple(output.shape) if isinstance(output, Tensor) else ()))
 
-    layers = [layer for layer in module.modules() if isinstance(layer, Counted)]
+    layers = [layer for layer in module.modules() if isinstance(layer, Counted | Recurrent | nn.Bilinear)]
     handles = [layer.register_forward_pre_hook(enter) for layer in layers]
     handles += [layer.register_forward_hook(leave, with_kwargs=True) for layer in layers]
     try:

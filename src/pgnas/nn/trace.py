@@ -16,7 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 from pgnas.errors import ModelError
 from pgnas.nn.attention import attention_to_layers
 from pgnas.nn.auxiliary import answers_more, same_main, without_heads
-from pgnas.nn.concrete_tracer import ConcreteTracer, is_composite, reads_mode
+from pgnas.nn.concrete_tracer import ConcreteTracer, is_composite, reads_mode, stops_gradients
 from pgnas.nn.functional_layers import functional_layers_to_modules
 from pgnas.nn.functionalize import functionalize
 from pgnas.nn.graph_passes import (
@@ -35,7 +35,8 @@ class Trace:
     Attributes:
         module: The graph module; it owns the layers. Each node's ``meta`` has ``shape`` (of its tensor value on the
             example inputs, or None), ``part_shapes`` (of several tensors), ``number`` (of an int), ``is_static`` (no
-            tensor in its value), ``is_identity`` (a layer that returned its input itself), ``is_batched`` (the value's
+            tensor in its value), ``is_identity`` (a layer that returned its input itself), ``is_hooked`` (a layer whose hooks may
+            change what it computes), ``is_batched`` (the value's
             first axis grows with the batch), ``batch_axes`` (all that do), ``rows_mixed`` (the rows of an example are
             no block), ``macs`` (multiply-adds of one example) and ``example_shape`` (of one example's value).
         inputs: The example inputs, for later measurements.
@@ -80,7 +81,7 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
         notes += attention_to_layers(module, _record_part)
         notes += functional_dropout_to_modules(module)
         sizes_one_by_one(module.graph)
-        notes += functional_layers_to_modules(module)
+        notes += functional_layers_to_modules(module, model)
         module.eval()
         batch_size_from_input(module.graph, _shapes_of_more(module, inputs))
         drop_unused(module.graph)
@@ -180,6 +181,7 @@ def _note_values(graph: fx.Graph, tracer: ConcreteTracer) -> None:
         if isinstance(value, int):
             node.meta["number"] = value
         node.meta["is_static"] = not _holds_tensor(value)
+        node.meta["is_hooked"] = node.name in tracer.hooked
         read = node.args[0] if node.op == "call_module" and node.args else None
         node.meta["is_identity"] = isinstance(read, fx.Node) and tracer.values[read.name] is value
 
@@ -206,6 +208,7 @@ def _record_in_training(
 
 def _mode_notes(model: nn.Module, tracer: ConcreteTracer, *, headed: bool) -> list[str]:
     """Modules that were traced through although they behave differently in training."""
+    fixed = _training_notes(model, tracer)
     heads = ["the network's auxiliary heads answer in training; they are not gated and no part of the found network"]
     readers: dict[type, list[str]] = {}
     for name, module in model.named_modules():
@@ -215,7 +218,21 @@ def _mode_notes(model: nn.Module, tracer: ConcreteTracer, *, headed: bool) -> li
         f"'{first}'{f' and {len(others)} more of its type read' if others else ' reads'} self.training: "
         "the supernet keeps what it does in evaluation"
         for first, *others in readers.values()
-    ]
+    ] + fixed
+
+
+def _training_notes(model: nn.Module, tracer: ConcreteTracer) -> list[str]:
+    """Modules that say what is trained by more than ``requires_grad``, which a traced network does not keep."""
+    found = []
+    for name, module in model.named_modules():
+        if tracer.is_leaf_module(module, name) or type(module).__module__.startswith("torch.nn."):
+            continue
+        shown = name or type(model).__name__
+        if type(module).train is not nn.Module.train:
+            found.append(f"'{shown}' has a train() of its own, which the supernet does not call: its layers train as others do")
+        if stops_gradients(module):
+            found.append(f"'{shown}' stops gradients in its forward; the supernet does so for requires_grad=False alone")
+    return found
 
 
 def _require_same(name: str, module: fx.GraphModule, inputs: tuple[Tensor, ...], expected: Any) -> None:

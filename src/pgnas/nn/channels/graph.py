@@ -200,11 +200,19 @@ class ChannelGraph:
         found_rule = find_rule(node, layer)
         if found_rule is not None:
             found = found_rule(node, self)
-        elif node.meta.get("is_identity", False):  # stochastic depth and the like: nothing in evaluation
-            found = self.follow(node)
+        elif node.meta.get("is_identity", False) and not self._holds_channels(node, layer):
+            found = self.follow(node)  # stochastic depth and the like: nothing in evaluation
         if layer is not None and getattr(found, "module", None) is not None:
             found = self._refusal(node, layer) or found
+        if node.meta.get("is_hooked", False) and not isinstance(found, str):
+            found = "its layer has hooks"
         return found if isinstance(found, ChannelOp) else self._barrier(node, found)
+
+    def _holds_channels(self, node: fx.Node, layer: nn.Module | None) -> bool:
+        """Whether a layer that nothing cuts has a tensor with an axis as long as its input has channels."""
+        source = first_input(node)
+        channels = 1 if source is None else self.value(source).channels
+        return layer is not None and channels > 1 and any(channels in tensor.shape for tensor in _tensors(layer))
 
     def _refusal(self, node: fx.Node, layer: nn.Module) -> str | None:
         """Why a layer's own tensors cannot be cut, if they cannot."""

@@ -23,6 +23,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Argument
 
+from pgnas.nn.concrete_tracer import adds_noise
+from pgnas.nn.own_layers import own_layer
+
 if TYPE_CHECKING:
     from pgnas.nn.channels.graph import ChannelGraph
     from pgnas.nn.rebuild import Builder
@@ -226,8 +229,13 @@ def rule(*targets: Any) -> Callable[[Rule], Rule]:
 
 
 def find_rule(node: fx.Node, module: nn.Module | None) -> Rule | None:
-    """The rule for a node, by the nearest registered class of its layer, its function, or its method's name."""
+    """The rule for a node, by the nearest registered class of its layer, its function, or its method's name.
+
+    A layer that adds noise in training, by a forward of its own, does not do what a class that it is derived from does.
+    """
     if module is not None:
+        if type(module) not in _RULES and own_layer(module) is None and adds_noise(module):
+            return None
         return next((_RULES[kind] for kind in type(module).__mro__ if kind in _RULES), None)
     target = str(node.target) if node.op == "call_method" else node.target
     return _RULES.get(target)

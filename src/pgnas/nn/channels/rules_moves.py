@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pgnas.nn.rebuild import Builder
 
 _BATCH_MOVED = "the batch is no longer the first axis"
-_PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)  # sizes that tell the axes of a probe apart
 
 
 @dataclass(frozen=True)
@@ -129,10 +128,11 @@ def _order(node: fx.Node, dimensions: int) -> list[int] | None:
     """The order of axes, found by moving a probe whose axes differ in size."""
     if any(n is not first_input(node) for n in node.all_input_nodes):
         return None
-    probe = torch.empty(_PRIMES[:dimensions], device="meta")
+    sizes = list(range(2, dimensions + 2))  # tell the axes of a probe apart
+    probe = torch.empty(sizes, device="meta")
     args, kwargs = map_arg((node.args, node.kwargs), lambda _: probe)
     function: Any = getattr(torch.Tensor, str(node.target)) if node.op == "call_method" else node.target
-    return [_PRIMES.index(size) for size in function(*args, **kwargs).shape]
+    return [sizes.index(size) for size in function(*args, **kwargs).shape]
 
 
 def _move(node: fx.Node, graph: ChannelGraph, move: Callable[[Movement], Movement | None]) -> ChannelOp | str:

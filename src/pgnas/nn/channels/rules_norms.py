@@ -68,11 +68,17 @@ def layer_norm(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
 
 @rule(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 def instance_norm(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
-    """InstanceNorm: each channel by itself."""
-    source = first_input(node)
+    """InstanceNorm: each channel by itself; a value that its layer takes for one example without a batch, whole rows."""
+    layer, source = graph.layer(node), first_input(node)
     if source is None or graph.value(source).axis != 1:
         return NOT_FOLLOWED
+    batched = next(axes for kind, axes in _INSTANCE_NORM_AXES.items() if isinstance(layer, kind))
+    if len(graph.shape(node) or ()) != batched:
+        return _sees_all(node, graph)
     return graph.follow(node, module=str(node.target))
+
+
+_INSTANCE_NORM_AXES = {nn.InstanceNorm1d: 3, nn.InstanceNorm2d: 4, nn.InstanceNorm3d: 5}
 
 
 @rule(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

@@ -160,7 +160,7 @@ def _part(node: fx.Node, graph: ChannelGraph) -> ChannelOp | None:
     axis, index = dim % len(shape), index % len(shapes)
     if is_unbind and (picked := pick(node, source, axis, index, graph)) is not None:
         return picked
-    if value.axis is None or axis == 0:
+    if value.axis is None or axis == 0 or axis in graph.batch_axes(source):
         return None
     sizes = [1 if is_unbind else part[axis] for part in shapes]
     start = sum(sizes[:index])
