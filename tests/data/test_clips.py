@@ -108,7 +108,9 @@ def test_splits_of_its_own(tmp_path):
 def test_a_clip_with_a_broken_frame_is_refused_or_left_out(tmp_path, complaint):
     write_clips(tmp_path)
     (tmp_path / "left" / "clip 2" / "frame_3.png").write_bytes(b"no image")
-    assert "clip 2/frame_3.png" in complaint(lambda: load(tmp_path))
+    told = complaint(lambda: load(tmp_path))
+    assert "clip 2/frame_3.png" in told
+    assert "clips:PATH:broken=skip" in told
     data = load(tmp_path, "frames=4,broken=skip")
     assert sum(len(split) for split in (data.train, data.select, data.estimate, data.test)) == 11
 

@@ -76,3 +76,8 @@ def test_what_is_broken_beyond_its_header_is_found(folder):
         with pytest.raises(DataError, match=r"1 of 16: .*0\.png"):
             read_images(image_files([folder]), Preprocessing(3, 8, 8, (0.5,) * 3, (0.5,) * 3), cropped=cropped)
     assert torch.is_tensor(read_images([str(folder / "a" / "1.png")], Preprocessing(3, 8, 8, (0.5,) * 3, (0.5,) * 3)))
+
+
+def test_a_network_of_other_channels_is_said_and_no_image_blamed(folder):
+    with pytest.raises(DataError, match="4 channels wanted, files of images have 1 or 3"):
+        read_images(image_files([folder]), Preprocessing(4, 8, 8, (0.5,) * 4, (0.5,) * 4))

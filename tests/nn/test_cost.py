@@ -197,7 +197,8 @@ def test_cells_and_bilinear_layers_cost_their_matrices() -> None:
 def test_a_recurrent_head_is_a_part_of_the_networks_cost() -> None:
     net = Network(
         lambda net, x: net.head(net.read(net.b(net.a(x)).flatten(2).transpose(1, 2))[0][:, -1]),
-        a=nn.Conv2d(3, 6, 1), b=nn.Conv2d(6, FEW, 1), read=nn.LSTM(FEW, MANY, batch_first=True), head=nn.Linear(MANY, 2),
+        a=nn.Conv2d(3, 6, 1), b=nn.Conv2d(6, FEW, 1), read=nn.LSTM(FEW, MANY, batch_first=True),
+        head=nn.Linear(MANY, 2),
     )  # fmt: skip
     gated = supernet(net, X)
     whole = 64 * (3 * 6 + 6 * FEW) + 64 * 4 * MANY * (FEW + MANY) + MANY * 2

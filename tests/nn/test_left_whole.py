@@ -82,8 +82,6 @@ def pruned_bias() -> nn.Module:
     return net
 
 
-
-
 WHOLE = {
     "InstanceNorm of one row": lambda: nn.Sequential(
         nn.Flatten(), nn.Linear(192, 8), nn.InstanceNorm1d(8), nn.ReLU(), nn.Linear(8, 4)

@@ -295,3 +295,16 @@ def test_values_without_a_batch_axis_of_their_own_are_traced() -> None:
         shapes = [gated.graph.example_shape(name) for name in gated.graph.ops if name in ("squeeze", "reshape_1", "b")]
         assert all(shape[0] == 1 and len(shape) == 2 for shape in shapes)
         assert gated.count(gated.open()).macs == 3 * 4 * 64 + 4 * 2
+
+
+def test_names_that_python_keeps_for_itself_are_refused_in_one_line() -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branches = nn.ModuleDict({"global": nn.Conv2d(3, 4, 1), "local": nn.Conv2d(3, 4, 3, padding=1)})
+
+        def forward(self, x: Tensor) -> Tensor:
+            return sum(branch(x) for branch in self.branches.values())
+
+    with pytest.raises(ModelError, match=r"Python keeps for itself, got branches\.global; rename it"):
+        supernet(Branches(), X)

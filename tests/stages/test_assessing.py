@@ -183,6 +183,12 @@ def test_more_samples_and_other_data(own, undecided, capsys):
     assert json.loads((own / "result.json").read_text()) == after
     assert (own / "predictions.safetensors").stat().st_mtime_ns == stamp  # nothing is done twice
     spec = str(own.parent / "noise.npz")
+    np.savez(own.parent / "more.npz", x_train=255 - noise, y_train=np.arange(60) % 2)
+    assert main(["evaluate", str(own), "--ood", str(own.parent / "more.npz")]) == 0  # adds to what is there
+    added = json.loads((own / "result.json").read_text())["uncertainty"]
+    assert added["samples"] == 3
+    assert added["ood"][spec] == apart
+    assert len(added["ood"]) == 2
     both = on_processes(own.parent, lambda _: evaluate(own, samples=2, ood=[spec])["uncertainty"]["ood"][spec])
     assert both[0] == both[1]
     assert both[0]["found"] == apart["found"]

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 import pgnas
 from pgnas.cli import main
 from pgnas.config import RunConfig
-from pgnas.errors import ConfigError, InputError, RunFolderError
+from pgnas.errors import ConfigError, InputError, RunFolderError, StorageError
+from pgnas.run_folder import RunFolder
 from pgnas.stages import finishing, run
 from pgnas.stages.evaluating import evaluate
 from pgnas.stages.finetuning import FinetuneSettings, finetune
@@ -161,6 +162,23 @@ def test_an_unfinished_run_and_foreign_folders_are_refused(own, tmp_path):
     with pytest.raises(RunFolderError, match="must be empty or a copy"):
         finetune(own, SHORT, out=tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_a_run_done_stage_by_stage_is_fine_tuned(own):
+    with RunFolder.open(own) as folder:  # as pgnas evaluate leaves it; pgnas report only draws
+        folder.forget_from("report")
+    assert main(["report", str(own)]) == 0
+    assert finetune(own, SHORT)["finetuned"]["epochs"] == 2
+
+
+def test_a_file_where_the_copy_shall_be_is_refused_and_nothing_is_copied(own, tmp_path):
+    (tmp_path / "tuned").write_text("keep")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(RunFolderError, match="must be a folder, got a file"):
+        finetune(own, SHORT, out=tmp_path / "tuned")
+    with pytest.raises(StorageError):
+        finetune(own, SHORT, out=tmp_path / "tuned" / "inside")
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize("settings", [{"epochs": 0}, {"lr": 0.0}, {"lr": float("nan")}, {"weight_decay": -1.0}])

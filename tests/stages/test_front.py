@@ -181,6 +181,11 @@ def test_a_point_under_other_settings_is_another(made, searched):
         front(searched, FrontSettings(caps=("30%",), epochs=1, start="search"))
     with pytest.raises(RunFolderError, match="other settings"):
         front(searched, FrontSettings(caps=("30%",), epochs=2))
+    with pytest.raises(RunFolderError, match="other settings"):  # and nothing new is made before that is said
+        front(searched, FrontSettings(caps=("55%", "30%"), epochs=2))
+    with pytest.raises(RunFolderError, match="another --start"):
+        front(searched, FrontSettings(caps=("55%", "30%"), epochs=1, start="search"))
+    assert not (searched / "front" / "macs-55pct").exists()
 
 
 def test_what_cannot_be_is_refused(searched, tmp_path, capsys):

@@ -180,3 +180,22 @@ def test_a_network_that_cannot_be_traced_is_refused(tmp_path, capsys, monkeypatc
     assert main(make_command(tmp_path, model="their_nets:build")) == 2
     assert "traceable" in one_line(capsys)
     assert not (tmp_path / "out").exists()
+
+
+class Squeezed(nn.Module):
+    """Loses the batch axis of one image, as is easily written."""
+
+    def __init__(self, *, norm: bool):
+        super().__init__()
+        self.conv, self.pool = nn.Conv2d(1, 8, 3), nn.AdaptiveAvgPool2d(1)
+        self.norm, self.head = nn.BatchNorm1d(8) if norm else nn.Identity(), nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.head(self.norm(self.pool(self.conv(x)).squeeze()))
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_a_network_handed_in_must_take_one_image(norm, tmp_path):
+    with pytest.raises(ModelError, match=r"must work on one image as on several.*flatten\(1\)"):
+        pgnas.run(model=Squeezed(norm=norm), data="digits", out=tmp_path / "out", epochs=1, device="cpu")
+    assert not (tmp_path / "out").exists()

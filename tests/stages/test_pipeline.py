@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from pgnas import stages
 from pgnas.architecture import Architecture
 from pgnas.config import RunConfig
 from pgnas.errors import ConfigError, DivergedError, FileError, ModelError, RunFolderError
+from pgnas.progress import SilentReporter
+from pgnas.stages.status import status
 
 SMALL = "multibranch-resnet:width=6,stages=2"
 FILES = {
@@ -206,3 +209,44 @@ def test_a_diverging_run_stops_and_keeps_its_checkpoint(tmp_path):
         pgnas.run(model=network, data="digits", out=out, lr=900.0, epochs=40, max_macs="50%", decide_at="90%")
     assert (out / "config.toml").exists()
     assert not (out / "posterior.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["image_size", "data_seed", "augment", "cutout"])
+def test_settings_of_reading_are_refused_with_data_that_are_read(name, tmp_path):
+    value = {"augment": "off"}.get(name, 4)
+    flag = "--" + name.replace("_", "-")
+    with pytest.raises(ConfigError, match=f"^{flag} must not be given with data that are read already"):
+        pgnas.run(model=SMALL, data=pgnas.load_data("digits"), out=tmp_path / "out", **{name: value})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_network_file_that_was_taken_away_is_written_again(finished, tmp_path):
+    own = shutil.copytree(finished.path, tmp_path / "own")
+    wanted = (own / "model.safetensors").read_bytes()
+    (own / "model.safetensors").unlink()
+    with pytest.raises(RunFolderError, match="run pgnas export"):
+        pgnas.load(own)
+    stages.run_stage(own, "export")
+    assert (own / "model.safetensors").read_bytes() == wanted
+
+
+def test_a_run_whose_baselines_were_trained_last_is_not_interrupted(tmp_path):
+    out = tmp_path / "run"
+    stages.run(config(out, epochs=1, baseline=("full",)), until="evaluate", progress=SilentReporter())
+    assert status(out).state == "partial"
+
+
+@pytest.mark.parametrize("accumulate", [16, 12])  # parts of one image, and of one and two
+def test_parts_of_one_image_are_refused_where_batch_norm_needs_more(accumulate, tmp_path):
+    network = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8, 10)
+    )
+    with pytest.raises(ConfigError, match=r"^--accumulate must leave more than one image"):
+        pgnas.run(model=network, data="digits", out=tmp_path / "out", batch_size=16, accumulate=accumulate)
+    assert not (tmp_path / "out").exists()
+
+
+def test_parts_of_one_image_are_fine_where_nothing_needs_more(tmp_path):
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
+    settings = {"batch_size": 32, "accumulate": 32, "epochs": 1, "candidates": 2}
+    assert pgnas.run(model=network, data="digits", out=tmp_path / "out", **settings).path.exists()

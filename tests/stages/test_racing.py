@@ -18,7 +18,7 @@ from pgnas.nn import Counts
 from pgnas.processes import Processes
 from pgnas.progress import SilentReporter
 from pgnas.run_folder import RunFolder
-from pgnas.stages import racing, recipe
+from pgnas.stages import racing, recipe, searching
 from pgnas.stages.candidates import Candidate
 from pgnas.stages.context import Context
 from pgnas.stages.engine import make_engine
@@ -258,3 +258,19 @@ def test_a_budget_that_ranking_would_use_up_ranks_fewer(tmp_path):
     rows = [json.loads(line) for line in (run.path / "candidates.jsonl").read_text().splitlines()]
     assert len(rows) == sampled["count"]
     assert trained["epochs"] >= 2
+
+
+def test_what_the_finals_choose_after_a_race_is_scored_on_all_images(tmp_path, monkeypatch):
+    def last(run, store, best_first, calibration, *, most):
+        return best_first[-1], {"finalists": 2, "finalists_spent": 0.0, "runner_up": best_first[0].architecture.digest}
+
+    monkeypatch.setattr(searching, "hold_finals", last)
+    settings = {"epochs": 2, "candidates": 12, "ranking": "halving", "ranking_budget": 0.6, "recalibrate": "off"}
+    run = pgnas.run(model=network(), data="digits", out=tmp_path / "run", max_macs="60%", finalists=2, **settings)
+    found = run["candidates"]
+    rows = {r["digest"]: r for r in map(json.loads, (run.path / "candidates.jsonl").read_text().splitlines())}
+    images = max(row["count"] for row in rows.values())
+    assert rows[found_digest(run)]["count"] < images
+    assert found["val_best"] == run["decision"]["val_before_calibration"]  # of all images
+    assert "statement" not in found
+    assert "race" in (run.path / "report.html").read_text()

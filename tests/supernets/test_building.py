@@ -227,3 +227,18 @@ def test_the_uniform_width_is_the_largest_under_the_cap():
     assert fits(build(f"multibranch-resnet:width={width}").module)
     assert not fits(build(f"multibranch-resnet:width={width + 1}").module)
     assert uniform_width("torchvision:resnet18", fits, in_channels=3, num_classes=5) is None
+
+
+def test_a_network_must_take_one_image(tmp_path, monkeypatch):
+    (tmp_path / "squeezes.py").write_text(
+        "from torch import nn\n\n\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.conv, self.head = nn.Conv2d(3, 7, 3), nn.Linear(7, 5)\n\n"
+        "    def forward(self, x):\n"
+        "        return self.head(self.conv(x).mean((2, 3)).squeeze())\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=r"got \(5,\) for 1 image, \(2, 5\) for 2"):
+        build("squeezes:Net")

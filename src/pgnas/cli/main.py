@@ -126,7 +126,7 @@ def evaluate(
 
     Args:
         path: The run folder.
-        samples: Networks sampled from the posterior; not given: 16.
+        samples: Networks sampled from the posterior; not given: as many as before, 16 at first.
         ood: Other data, as for --data of pgnas run: how well uncertainty tells their test split from the run's; may be
             repeated.
     """
@@ -136,10 +136,9 @@ def evaluate(
         if samples is None and not ood:
             result = stages.run_stage(path, "evaluate", progress=progress)
         else:
-            from pgnas.stages.ensemble import SAMPLES
             from pgnas.stages.evaluating import evaluate as measure
 
-            result = measure(path, samples=SAMPLES if samples is None else samples, ood=ood, progress=progress)
+            result = measure(path, samples=samples, ood=ood, progress=progress)
     print_lines(result.summary())
 
 

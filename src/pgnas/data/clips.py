@@ -67,7 +67,7 @@ def read_clips(request: Request) -> RawData:
     clips = _grouped(request.path, found)
     headers = inspect_images(request.path, clips.paths, whole=True)
     skip = bool(request.options.get("broken"))
-    notes = broken_skipped(request.path, clips.paths, headers.broken, skip=skip)
+    notes = broken_skipped(request.path, clips.paths, headers.broken, skip=skip, kind="clips")
     good = torch.tensor(_good_clips(request.path, clips, headers), dtype=torch.int64)
     if not len(good):
         raise DataError(f"folder {shown(request.path)}", "must hold readable clips", value="none", remedy="check it")

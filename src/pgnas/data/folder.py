@@ -122,7 +122,9 @@ def _streamed(
     request: Request, found: ClassFiles, *, mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None
 ) -> RawData:
     headers = inspect_images(request.path, found.paths, whole=True)
-    notes = broken_skipped(request.path, found.paths, headers.broken, skip=_skips(request))
+    notes = broken_skipped(
+        request.path, found.paths, headers.broken, skip=_skips(request), kind="imagenet" if mean else "folder"
+    )
     require_readable(request.path, len(headers.good))
     (width, height), note = headers.target_size(request.image_size)
     stored = {header.size for header in headers.good.values()} == {(width, height)}

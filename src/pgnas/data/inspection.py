@@ -88,8 +88,10 @@ def inspect_images(root: str, paths: Sequence[str], *, whole: bool = False) -> I
     return Inspection(good, {i: trouble for i, trouble in enumerate(found) if isinstance(trouble, str)})
 
 
-def broken_skipped(root: str, paths: Sequence[str], broken: dict[int, str], *, skip: bool) -> list[str]:
-    """A note on the broken images, if they are to be skipped.
+def broken_skipped(
+    root: str, paths: Sequence[str], broken: dict[int, str], *, skip: bool, kind: str = "folder"
+) -> list[str]:
+    """A note on the broken images, if they are to be skipped; ``kind`` is that of the data, as the user names it.
 
     Raises:
         DataError: They are not.
@@ -101,7 +103,7 @@ def broken_skipped(root: str, paths: Sequence[str], broken: dict[int, str], *, s
             f"folder {shown(root)}",
             "must have no image that cannot be read",
             value=f"{len(broken):,} of {len(paths):,}: {listed(paths, broken)}",
-            remedy="repair or remove them, or leave them out: folder:PATH:broken=skip",
+            remedy=f"repair or remove them, or leave them out: {kind}:PATH:broken=skip",
         )
     return [f"{counted(len(broken), 'image')} skipped, unreadable: {listed(paths, broken)}"]
 

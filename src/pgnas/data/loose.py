@@ -73,6 +73,9 @@ def read_images(paths: Sequence[str], preprocessing: Preprocessing, *, cropped: 
             "images", "must be what the network takes", value="volumes or clips wanted", remedy="use Python"
         )
     channels, height, width = preprocessing.shape
+    if channels not in (1, 3):
+        value = f"{channels} channels wanted, files of images have 1 or 3"
+        raise DataError("images", "must be what the network takes", value=value, remedy="use Python")
     broken = inspect_images("", paths).broken
     _refuse(paths, broken)
     require_memory("images", (len(paths), channels, height, width))

@@ -155,7 +155,8 @@ def _make(node: fx.Node, tensors: Mapping[str, Tensor]) -> nn.Module | None:
 def _numbers(shape: Any) -> tuple[int, ...] | None:
     """The sizes of a shape, some of which may be read from tensors; None if one is not known."""
     sizes = [size.meta.get("number") if isinstance(size, fx.Node) else size for size in shape]
-    return tuple(sizes) if all(isinstance(size, int) for size in sizes) else None
+    known = tuple(size for size in sizes if isinstance(size, int))
+    return known if len(known) == len(sizes) else None
 
 
 def _set_tensors(layer: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -79,7 +79,7 @@ def watch_macs(module: nn.Module, tell: Callable[[int], None]) -> Iterator[None]
 
     def leave(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         if heard_before[layer] == heard:
-            read = args[0] if args else kwargs.get("input", kwargs.get("input1"))
+            read = args[0] if args else kwargs["input1" if isinstance(layer, nn.Bilinear) else "input"]
             read = read.data if isinstance(read, PackedSequence) else read
             tell(layer_macs(layer, tuple(read.shape), tuple(output.shape) if isinstance(output, Tensor) else ()))
 

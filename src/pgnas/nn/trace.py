@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import keyword
 from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
@@ -35,10 +36,10 @@ class Trace:
     Attributes:
         module: The graph module; it owns the layers. Each node's ``meta`` has ``shape`` (of its tensor value on the
             example inputs, or None), ``part_shapes`` (of several tensors), ``number`` (of an int), ``is_static`` (no
-            tensor in its value), ``is_identity`` (a layer that returned its input itself), ``is_hooked`` (a layer whose hooks may
-            change what it computes), ``is_batched`` (the value's
-            first axis grows with the batch), ``batch_axes`` (all that do), ``rows_mixed`` (the rows of an example are
-            no block), ``macs`` (multiply-adds of one example) and ``example_shape`` (of one example's value).
+            tensor in its value), ``is_identity`` (a layer that returned its input itself), ``is_hooked`` (a layer whose
+            hooks may change what it computes), ``is_batched`` (the value's first axis grows with the batch),
+            ``batch_axes`` (all that do), ``rows_mixed`` (the rows of an example are no block), ``macs`` (multiply-adds
+            of one example) and ``example_shape`` (of one example's value).
         inputs: The example inputs, for later measurements.
         notes: What a user should know about how the network was traced.
         uncalled: Convolutions and linear layers of the network that the graph does not call, with the reason.
@@ -111,6 +112,10 @@ def _require_free_names(name: str, model: nn.Module) -> None:
             value=min(held),
             remedy="rename it",
         )
+    for path, _ in [*model.named_modules(), *model.named_parameters(), *model.named_buffers()]:
+        if any(keyword.iskeyword(part) for part in path.split(".")):
+            rule = "must not have an attribute of a name that Python keeps for itself"
+            raise ModelError(f"model {name}", rule, value=path, remedy="rename it")
 
 
 def _run(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
@@ -214,11 +219,15 @@ def _mode_notes(model: nn.Module, tracer: ConcreteTracer, *, headed: bool) -> li
     for name, module in model.named_modules():
         if not tracer.is_leaf_module(module, name) and reads_mode(module) and not (headed and module is model):
             readers.setdefault(type(module), []).append(name or type(model).__name__)
-    return heads * headed + [
-        f"'{first}'{f' and {len(others)} more of its type read' if others else ' reads'} self.training: "
-        "the supernet keeps what it does in evaluation"
-        for first, *others in readers.values()
-    ] + fixed
+    return (
+        heads * headed
+        + [
+            f"'{first}'{f' and {len(others)} more of its type read' if others else ' reads'} self.training: "
+            "the supernet keeps what it does in evaluation"
+            for first, *others in readers.values()
+        ]
+        + fixed
+    )
 
 
 def _training_notes(model: nn.Module, tracer: ConcreteTracer) -> list[str]:
@@ -229,9 +238,13 @@ def _training_notes(model: nn.Module, tracer: ConcreteTracer) -> list[str]:
             continue
         shown = name or type(model).__name__
         if type(module).train is not nn.Module.train:
-            found.append(f"'{shown}' has a train() of its own, which the supernet does not call: its layers train as others do")
+            found.append(
+                f"'{shown}' has a train() of its own, which the supernet does not call: its layers train as others do"
+            )
         if stops_gradients(module):
-            found.append(f"'{shown}' stops gradients in its forward; the supernet does so for requires_grad=False alone")
+            found.append(
+                f"'{shown}' stops gradients in its forward; the supernet does so for requires_grad=False alone"
+            )
     return found
 
 

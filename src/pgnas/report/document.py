@@ -142,7 +142,7 @@ def _details(result: Mapping[str, Any]) -> list[str]:
 def _choice(drawn: Row) -> str:
     """Among how many candidates the network was chosen, and how they did."""
     text = f"It was chosen among {count(drawn['count'])} candidates"
-    if drawn.get("statement"):
+    if number(drawn.get("passes_share")) is not None:
         text += f" by a race with {percent(drawn.get('passes_share'))} of the passes of an exhaustive ranking"
     if number(drawn.get("val_mean")) is None:
         return f"{text}, with a validation accuracy of {percent(drawn.get('val_best'))} before any further training."

@@ -23,7 +23,7 @@ from pgnas.stages.store import FolderStore
 def evaluate(
     path: str | Path,
     *,
-    samples: int = SAMPLES,
+    samples: int | None = None,
     ood: Sequence[str] = (),
     progress: Progress | None = None,
     model: nn.Module | None = None,
@@ -33,7 +33,7 @@ def evaluate(
 
     Args:
         path: The run folder.
-        samples: Networks drawn from the posterior for the ensemble.
+        samples: Networks drawn from the posterior for the ensemble; ``None``: as many as there were, 16 at first.
         ood: Other data, each as ``--data`` takes them: how well uncertainty tells their test splits from the run's.
         progress: Where to report; nowhere by default.
         model: The network, if the run was handed one as an object.
@@ -42,7 +42,8 @@ def evaluate(
     Raises:
         InputError: There is no run, an earlier stage has not been done, or the other data cannot be used.
     """
-    require_samples(samples)
+    if samples is not None:
+        require_samples(samples)
     processes, progress = join(), progress or SilentReporter()
     others = dict[str, OtherData]()
     if ood:
@@ -52,6 +53,8 @@ def evaluate(
         context = Context(folder, progress, model=model, data=data, processes=processes)
         result = read_result(folder)
         before = result.get("uncertainty")
+        if samples is None:
+            samples = int(before["samples"]) if before else SAMPLES
         if not before or before["samples"] != samples:
             context.progress.stage("ensemble")
             result["uncertainty"], _ = processes.from_first(lambda: assess(context, samples=samples))
@@ -63,7 +66,7 @@ def evaluate(
             context.progress.stage(f"told from {spec}")
             told[spec] = processes.from_first(functools.partial(tell_apart, context, other, samples=samples))
             folder.write_json("result.json", result)  # one by one: a killed command goes on with the next
-        if folder.stage_done("report"):
+        if folder.stage_done("report") or folder.file("report.html").exists():
             processes.from_first(lambda: finishing.report(context, FolderStore(folder, "report")))
         return pipeline.load_result(folder, context)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from pgnas.processes import join
 from pgnas.progress import Progress, SilentReporter
 from pgnas.run_folder import RunFolder, SharedFolder
 from pgnas.run_folder.lock import LOCK_NAME
-from pgnas.run_folder.storage import TEMPORARY_PREFIX
+from pgnas.run_folder.storage import TEMPORARY_PREFIX, explained
 from pgnas.stages import exporting, finishing, reporting
 from pgnas.stages.context import Context
 from pgnas.stages.phases import NetworkPhase
@@ -146,6 +147,8 @@ def _copy(source: Path, out: Path) -> bool:
     """A copy of a finished run without a fine-tuning of its own, or the one made before; whether it was made now."""
     with RunFolder.open(source, writer=False) as folder:
         _require_finished(folder)
+    if os.path.lexists(out) and not out.is_dir():
+        raise RunFolderError(f"--out {out}", "must be a folder", value="a file", remedy="choose another")
     if out.is_dir() and any(out.iterdir()):
         if not all((out / name).is_file() and _same_bytes(source / name, out / name) for name in _SAME):
             raise RunFolderError(
@@ -155,7 +158,8 @@ def _copy(source: Path, out: Path) -> bool:
     beside = out.absolute().parent / f"{TEMPORARY_PREFIX}{out.name}"
     shutil.rmtree(beside, ignore_errors=True)
     ignored = shutil.ignore_patterns("checkpoints", LOCK_NAME, f"{TEMPORARY_PREFIX}*")
-    shutil.copytree(source, beside, ignore=ignored)
+    with explained(out):
+        shutil.copytree(source, beside, ignore=ignored)
     with RunFolder.open(beside) as copied:
         copied.forget_from(_SETTINGS)
         result = read_result(copied)
@@ -169,12 +173,12 @@ def _same_bytes(one: Path, other: Path) -> bool:
 
 
 def _require_finished(folder: RunFolder) -> None:
-    if not folder.stage_done("report"):
+    if not folder.stage_done("evaluate"):
         config = folder.file("config.toml")
         raise RunFolderError(
             str(folder.path),
             "must be a finished run",
-            value="no report yet",
+            value="not evaluated yet",
             remedy=f"finish it first: pgnas run --config {config} --out {folder.path}",
         )
     read_result(folder)  # refused now rather than after the training
@@ -199,10 +203,19 @@ def _in_force(folder: RunFolder, settings: FinetuneSettings) -> dict[str, object
 
 
 def _note_settings(folder: RunFolder, settings: FinetuneSettings) -> None:
+    require_same_tuning(folder, settings)
+    if not folder.stage_facts(_SETTINGS):
+        folder.mark_done(_SETTINGS, 0.0, **_in_force(folder, settings))
+
+
+def require_same_tuning(folder: RunFolder, settings: FinetuneSettings) -> None:
+    """Check that a run has not been fine-tuned with other settings.
+
+    Raises:
+        RunFolderError: It has, or such a fine-tuning was begun.
+    """
     known, now = folder.stage_facts(_SETTINGS), _in_force(folder, settings)
-    if not known:
-        folder.mark_done(_SETTINGS, 0.0, **now)
-    elif known != now:
+    if known and known != now:
         differing = [name for name in now if known.get(name) != now[name]]
         value = ", ".join(f"{name} {known.get(name)} there, {now[name]} now" for name in differing)
         raise RunFolderError(

@@ -30,7 +30,7 @@ from pgnas.run_folder import RunFolder, SharedFolder
 from pgnas.stages import pipeline
 from pgnas.stages.baselines import total_compute
 from pgnas.stages.context import Context
-from pgnas.stages.front_points import FOLDER, Descent, expected_share, point_path, targets_of
+from pgnas.stages.front_points import FOLDER, Descent, expected_share, point_path, require_same_front, targets_of
 from pgnas.stages.front_settings import FrontSettings
 from pgnas.stages.joint import opened, require_same_company, train_together
 from pgnas.stages.latency import timed_inputs
@@ -95,6 +95,7 @@ def front(
         targets = dict(reversed(targets_of(run, settings).items()))  # from the largest to the smallest
         paths = {cap: point_path(run, settings, cap) for cap in targets}
         require_same_company(run, paths)
+        require_same_front(run, settings, paths)
         descent, configs = Descent(run, settings, targets), dict[str, RunConfig]()
         for cap in targets:
             configs[cap] = descent.begin(cap)

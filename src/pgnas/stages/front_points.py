@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pgnas.amounts import Amount
 from pgnas.architecture import Architecture
@@ -17,6 +18,7 @@ from pgnas.config import RunConfig
 from pgnas.errors import ConfigError, RunFolderError
 from pgnas.nn import Supernet, extract_small
 from pgnas.run_folder import OTHER_SETTINGS, RunFolder, SharedFolder
+from pgnas.run_folder.admission import CONFIG_NAME
 from pgnas.stages.context import START_NAME, Context
 from pgnas.stages.front_settings import FrontSettings
 from pgnas.stages.phases import LOGIT_BOUND
@@ -34,6 +36,10 @@ Nor has a point more that is trained together with others.
 NEAR = 1.02
 """A posterior whose expected cost is at most this times the cap is re-targeted: there is nowhere to go down to."""
 FOLDER = "front"
+OTHER_FRONT, OTHER_FRONT_REMEDY = (
+    "was made with other settings of the front",
+    "repeat those (--epochs, --lr), or remove it",
+)
 MOST_LR = 1_000.0
 """The most that ``lr`` of a run's settings may be."""
 
@@ -65,13 +71,15 @@ class Descent:
     def __init__(self, run: Context, settings: FrontSettings, targets: Mapping[str, float]) -> None:
         self._run, self._settings, self._targets = run, settings, targets
         self._start, self._is_narrowed = copy.deepcopy(run.posterior), False
+        self._kept: Tensor | None = None  # units that a narrowed start has, bool (U,)
         self._own, self._descended = _own_share(run, settings), False
 
     def begin(self, cap: str) -> RunConfig:
         """Make the folder of the next point, unless it is there; its settings."""
         run, settings, target = self._run, self._settings, self._targets[cap]
         if target <= NEAR * self._own:
-            self._start, self._is_narrowed = _narrowed(run, copy.deepcopy(run.posterior), run.folder.path), True
+            self._start = copy.deepcopy(run.posterior)
+            self._narrow(run.folder.path)
             self._own = 0.0
         start, is_narrowed = self._start, self._is_narrowed
         self._descended = _descends(run, settings, start, target)
@@ -87,9 +95,22 @@ class Descent:
     def follow(self, path: Path) -> None:
         """Let the next point begin with what the one in a folder has learned, as the settings say."""
         if self._settings.start != "search" and self._descended:
-            self._start = _posterior_of(self._run, self._start, path)
+            self._start, self._kept = _posterior_of(self._run, self._start, path), None
         if self._settings.start == "larger":
-            self._start, self._is_narrowed = _narrowed(self._run, self._start, path), True
+            self._narrow(path)
+
+    def _narrow(self, path: Path) -> None:
+        """Let the next point begin with the network that a run found."""
+        with _read_only(self._run, path) as folder:
+            architecture = Architecture.from_json(
+                folder.read_json("architecture.json", stage="sample"), subject=str(path)
+            )
+            tensors, _ = folder.load_tensors("found.safetensors")
+        units = self._start.gates.mask(architecture) > 0
+        if self._kept is not None and bool((units & ~self._kept).any()):  # made before the one that is larger
+            self._start = copy.deepcopy(self._run.posterior)
+        _narrow_to(self._start, architecture, tensors)
+        self._is_narrowed, self._kept = True, units
 
 
 def _descends(run: Context, settings: FrontSettings, start: Supernet, target: float) -> bool:
@@ -140,23 +161,47 @@ def _posterior_of(run: Context, supernet: Supernet, path: Path) -> Supernet:
 
 
 @torch.no_grad()
-def _narrowed(run: Context, supernet: Supernet, path: Path) -> Supernet:
-    """The supernet with only the units of the network that a run found, and its weights and statistics; changed."""
-    with _read_only(run, path) as folder:
-        tensors, _ = folder.load_tensors("found.safetensors")
-        architecture = Architecture.from_json(folder.read_json("architecture.json", stage="sample"), subject=str(path))
+def _narrow_to(supernet: Supernet, architecture: Architecture, tensors: Mapping[str, Tensor]) -> None:
+    """Leave a supernet the units of a network alone, with that network's weights and statistics."""
     whole = dict(chain(supernet.body.named_parameters(), supernet.body.named_buffers()))
     small = extract_small(supernet, architecture)
     for name, tensor in tensors.items():
         if name in whole:  # constants are not
             small.put_(name, whole[name], tensor)
     supernet.gates.narrow_(architecture)
-    return supernet
 
 
 def point_path(run: Context, settings: FrontSettings, cap: str) -> Path:
     """The run folder of a point."""
     return run.folder.path / FOLDER / f"{settings.cost}-{cap.replace('%', 'pct')}"
+
+
+def require_same_front(run: Context, settings: FrontSettings, paths: Mapping[str, Path]) -> None:
+    """Check, before any of them is gone on with, that points that are there were made with the same settings.
+
+    Raises:
+        RunFolderError: One was made with another start, or other epochs or learning rate of its own.
+    """
+    for path in paths.values():
+        if not run.processes.from_first((path / CONFIG_NAME).exists):
+            continue
+        with _read_only(run, path) as point:
+            if point.stage_done("start"):
+                _require_same_start(point, settings)
+            there = point.config
+        if there.budget is None:  # re-targeted: its epochs hang on the run's search
+            continue
+        lr = settings.first_lr(run.config.optimizer)
+        if there.budget != str(settings.epochs) or there.peak_lr != lr:
+            value = f"budget: {there.budget} there, {settings.epochs} now; lr: {there.peak_lr:g} there, {lr:g} now"
+            raise RunFolderError(str(path), OTHER_FRONT, value=value, remedy=OTHER_FRONT_REMEDY)
+
+
+def _require_same_start(point: SharedFolder | RunFolder, settings: FrontSettings) -> None:
+    begun = point.stage_facts("start")["start"]
+    if begun != settings.start:
+        remedy = f"add --start {begun}, or remove that folder"
+        raise RunFolderError(str(point.path), "was made with another --start", value=settings.start, remedy=remedy)
 
 
 def _point(run: Context, settings: FrontSettings, cap: str, **chosen: Any) -> RunConfig:
@@ -229,8 +274,7 @@ def _begin(
         except RunFolderError as error:
             if error.rule != OTHER_SETTINGS:
                 raise
-            rule, remedy = "was made with other settings of the front", "repeat those (--epochs, --lr), or remove it"
-            raise RunFolderError(config.out, rule, value=error.value, remedy=remedy) from error
+            raise RunFolderError(config.out, OTHER_FRONT, value=error.value, remedy=OTHER_FRONT_REMEDY) from error
 
     with SharedFolder.share(run.processes, made) as point:
         if not point.stage_done("start"):
@@ -241,10 +285,7 @@ def _begin(
             made_by = command(run.config)
             commands = [] if made_by is None else [made_by, settings.command(run.folder.path)]
             point.mark_done("start", 0.0, start=settings.start, commands=commands)
-        begun = point.stage_facts("start")["start"]
-        if begun != settings.start:
-            remedy = f"add --start {begun}, or remove that folder"
-            raise RunFolderError(config.out, "was made with another --start", value=settings.start, remedy=remedy)
+        _require_same_start(point, settings)
 
 
 def _mark_searched(run: Context, point: SharedFolder | RunFolder, supernet: Supernet) -> None:

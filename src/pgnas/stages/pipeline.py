@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from pgnas import config_file
 from pgnas.config import RunConfig, field_names
 from pgnas.data import DataSet
 from pgnas.errors import ConfigError, InputError
+from pgnas.nn.copying import copied
 from pgnas.processes import Processes, join
 from pgnas.progress import HeldReporter, Progress, SilentReporter
 from pgnas.run_folder import RunFolder, SharedFolder
@@ -24,6 +27,7 @@ from pgnas.stages.context import HANDED_IN, Context, state_digest
 from pgnas.stages.ranking_budget import require_ranking_budget
 from pgnas.stages.result import RunResult, result_fields
 from pgnas.stages.store import FolderStore
+from pgnas.stages.training import parts_of
 from pgnas.supernets import has_width
 
 Stage = Callable[[Context, FolderStore], dict[str, Any]]
@@ -146,8 +150,20 @@ def run_values(
     unknown = set(settings) - set(field_names())
     if unknown:
         raise ConfigError(f"pgnas.run setting '{min(unknown)}'", "must be one of RunConfig's", remedy="check its name")
+    if data_set is not None:
+        _refuse_of_reading(settings)
     config = config_file.make_config({"model": model_name, "data": data_name, "out": str(out), **settings})
     return run(config, progress=progress, model=network, data=data_set)
+
+
+def _refuse_of_reading(settings: Mapping[str, Any]) -> None:
+    """What says how data are read has no part in data that were."""
+    defaults = {field.name: field.default for field in fields(RunConfig)}
+    for name in ("image_size", "data_seed", "augment", "cutout"):
+        if settings.get(name, defaults[name]) != defaults[name]:
+            flag = "--" + name.replace("_", "-")
+            rule = "must not be given with data that are read already"
+            raise ConfigError(flag, rule, value=settings[name], remedy="give it to pgnas.load_data")
 
 
 def _check(context: Context, name: str) -> None:
@@ -167,6 +183,7 @@ def _check(context: Context, name: str) -> None:
         if name == "search":
             context.recipe.require_reachable(context.supernet)
             require_ranking_budget(context.config, len(context.data.select))
+            _require_parts(context)
             _note_late_milestones(context, held)
             if "uniform" in context.config.baseline and not has_width(context.config.model):
                 held.note(f"baseline uniform: {NO_WIDTH}, it will be left out")
@@ -182,6 +199,23 @@ def _check(context: Context, name: str) -> None:
     finally:
         context.progress = progress
     held.release(progress)
+
+
+def _require_parts(context: Context) -> None:
+    """A network with BatchNorm may need more than one image in every part of a batch that a process passes forward."""
+    config, processes = context.config, context.processes.world_size
+    share = min(config.batch_size, len(context.data.train)) // processes
+    if min((part.stop - part.start for part in parts_of(share, config.accumulate)), default=0) != 1:
+        return
+    network = copied(context.built.module).cpu().train()
+    try:
+        with torch.random.fork_rng(devices=()), torch.no_grad():
+            network(context.example[:1].cpu())
+    except ValueError as error:
+        flag = "--accumulate" if config.accumulate > 1 else "--batch-size"
+        rule = "must leave more than one image in every part of a batch, as the network's BatchNorm needs"
+        value = f"{config.batch_size} images in {config.accumulate} parts of {processes} processes' shares"
+        raise ConfigError(flag, rule, value=value, remedy="raise --batch-size or lower --accumulate") from error
 
 
 def _note_late_milestones(context: Context, progress: Progress) -> None:
@@ -201,13 +235,15 @@ def do_stage(context: Context, name: str, stage: Stage, *, of_the_first: bool = 
         of_the_first: Whether one process does it for all.
     """
     folder = context.folder
-    if folder.stage_done(name):
+    lost = name == "export" and not context.processes.from_first(folder.file(network_file.WEIGHTS_NAME).exists)
+    if folder.stage_done(name) and not lost:
         return
     context.progress.stage(name)
     store = FolderStore(folder, name)
     try:
         if name == "evaluate" and context.config.baseline:
             train_baselines(context)
+            context.progress.stage(name)
         facts = context.processes.from_first(lambda: stage(context, store)) if of_the_first else stage(context, store)
     except BaseException as error:
         with context.processes.alone():

@@ -146,6 +146,10 @@ def sample(run: Context, store: FolderStore) -> Facts:
     winner, finals = best_first[0], Facts()
     if run.config.finalists:
         winner, finals = hold_finals(run, store, best_first, used, most=_most_for_finals(run, spent_ranking))
+        if raced and winner is not best_first[0]:  # what the race says is of its own winner, and of images it chose
+            raced = {name: value for name, value in raced.items() if name not in ("error", "statement")}
+            (winner,) = rank(supernet, [winner], score, recalibrated=recalibrates, processes=run.processes)
+            spent_ranking += _ranking_spent(run, [(winner, len(run.data.select), 1)], estimating)
     timed: Facts = {}
     if run.config.max_latency is not None:
         row, timed = run.processes.from_first(lambda: _timed(run, winner, score, recalibrated=recalibrates))

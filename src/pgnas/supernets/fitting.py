@@ -46,15 +46,18 @@ def try_channels(spec: str, module: nn.Module, in_channels: int, image_size: tup
         image_size: (height, width) of the images; (frames, height, width) of clips and volumes.
 
     Raises:
-        ModelError: It runs on images of none of these.
+        ModelError: It runs on images of none of these, or not on one image alone.
     """
     read = dict.fromkeys(layer.in_channels for layer in module.modules() if isinstance(layer, _CONVOLUTIONS))
     troubles: dict[int, Exception] = {}
     for channels in dict.fromkeys((in_channels, *read)):
         try:
-            return _tried(module, torch.zeros(2, channels, *image_size))
+            trial = _tried(module, torch.zeros(2, channels, *image_size))
         except Exception as error:  # a network may refuse its input in any way
             troubles[channels] = error
+        else:
+            _require_one_image(f"--model {spec}", module, trial.example, trial.output)
+            return trial
     likely = in_channels if in_channels in read else next(iter(read), in_channels)
     trouble = troubles[likely]
     raise ModelError(
@@ -114,11 +117,12 @@ def require_outputs(module: nn.Module, shape: Sequence[int], num_classes: int) -
         num_classes: Classes of the data.
 
     Raises:
-        ModelError: Its output, or the first of several, is not (B, num_classes).
+        ModelError: Its output, or the first of several, is not (B, num_classes), or not for one image alone.
     """
     like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
+    example = like.new_zeros(2, *shape)
     try:
-        output = _run(module, like.new_zeros(2, *shape))
+        output = _run(module, example)
     except Exception:
         return
     main = output[0] if isinstance(output, tuple | list) and output else output
@@ -130,6 +134,24 @@ def require_outputs(module: nn.Module, shape: Sequence[int], num_classes: int) -
             value=f"{found} for 2 images" if isinstance(main, Tensor) else found,
             remedy="give it such a classifier",
         )
+    _require_one_image(f"model {type(module).__name__}", module, example, main)
+
+
+def _require_one_image(subject: str, module: nn.Module, example: Tensor, output: Any) -> None:
+    """Check that a network that works on two images works on one, as what is left of a split may be."""
+    if not isinstance(output, Tensor):
+        return
+    value = ""
+    try:
+        alone = _run(module, example[:1])
+        main = alone[0] if isinstance(alone, tuple | list) else alone
+        if main.shape != (1, *output.shape[1:]):
+            value = f"{tuple(main.shape)} for 1 image, {tuple(output.shape)} for 2"
+    except Exception as error:
+        value = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+    if value:
+        rule, remedy = "must work on one image as on several", "keep the batch axis: flatten(1) instead of squeeze()"
+        raise ModelError(subject, rule, value=value, remedy=remedy)
 
 
 def _tried(module: nn.Module, example: Tensor) -> Trial:

@@ -11,7 +11,7 @@ import pytest
 from pgnas import stages
 from pgnas.cli import main
 from pgnas.config_file import make_config
-from pgnas.errors import ConfigError, InputError, RunError
+from pgnas.errors import ConfigError, InputError, RunError, RunFolderError
 from pgnas.run_folder.admission import read_config
 from pgnas.stages.context import Context
 from pgnas.stages.finetuning import FinetuneSettings
@@ -240,3 +240,18 @@ def test_the_command_line_refuses_with_exit_code_2(tmp_path, capsys):
     assert main(["study", "ablation", "--scale", "3%", "--data", "digits", "--out", out]) == 2
     assert main(["study", "candidates", "--values", "4,four", "--data", "digits", "--out", out]) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_cells_under_other_settings_are_refused_before_any_other_is_begun(tmp_path):
+    out = tmp_path / "study"
+    run_study(Temperature((0.5,)), settings(out, candidates=2), seeds=(0,))
+    with pytest.raises(RunFolderError, match="other settings"):
+        run_study(Temperature((0.1, 0.5)), settings(out, candidates=3), seeds=(0,))
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == ["temperature-0.5-seed0"]
+
+
+def test_other_fine_tuning_is_refused_before_any_cell_is_begun(ablation):
+    out, _, _ = ablation
+    with pytest.raises(RunFolderError, match="fine-tuned with other settings"):
+        run_study(Ablation(FinetuneSettings(epochs=2)), settings(out), seeds=(5, 3))
+    assert not (out / "full-seed5").exists()

@@ -68,7 +68,7 @@ def layer_norm(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
 
 @rule(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 def instance_norm(node: fx.Node, graph: ChannelGraph) -> ChannelOp | str:
-    """InstanceNorm: each channel by itself; a value that its layer takes for one example without a batch, whole rows."""
+    """InstanceNorm: each channel by itself, unless the layer takes the value for one example without a batch."""
     layer, source = graph.layer(node), first_input(node)
     if source is None or graph.value(source).axis != 1:
         return NOT_FOLLOWED

@@ -20,7 +20,7 @@ from pgnas.run_folder import RunFolder
 from pgnas.run_folder.admission import CONFIG_NAME, read_config, require_same
 from pgnas.run_folder.storage import write_bytes
 from pgnas.stages.context import Context
-from pgnas.stages.finetuning import finetune, is_finetuned
+from pgnas.stages.finetuning import finetune, is_finetuned, require_same_tuning
 from pgnas.stages.pipeline import run
 from pgnas.stages.studies.drawing import save_png
 from pgnas.stages.studies.measurements import Measurement
@@ -132,8 +132,28 @@ def _checked(study: Study, base: RunConfig, seeds: Sequence[int]) -> tuple[Varia
     for variant in variants:
         for seed in seeds:
             with told_under("--seeds", instead_of="--seed"):
-                _config(variant, base, seed)
+                config = _config(variant, base, seed)
+            if (Path(config.out) / CONFIG_NAME).exists():
+                _require_as_begun(study, variant, config)
     return variants
+
+
+def _require_as_begun(study: Study, variant: Variant, config: RunConfig) -> None:
+    """A cell that was begun goes on with the same settings; what others settle for it stays as it was.
+
+    Raises:
+        RunFolderError: It was begun, or fine-tuned, with other settings.
+    """
+    there = read_config(Path(config.out))
+    require_same(Path(config.out), there, _as_settled(variant, config, there))
+    if variant.finetuned is not None and study.finetuning is not None:
+        with RunFolder.open(config.out, writer=False) as folder:
+            require_same_tuning(folder, study.finetuning)
+
+
+def _as_settled(variant: Variant, config: RunConfig, there: RunConfig) -> RunConfig:
+    names = () if variant.settled is None else variant.settled.names
+    return replace(config, **{name: getattr(there, name) for name in names})
 
 
 def _config(variant: Variant, base: RunConfig, seed: int, settled: Settings | None = None) -> RunConfig:
@@ -179,8 +199,7 @@ def _done_cell(study: Study, variant: Variant, base: RunConfig, seed: int) -> Ce
     config = _config(variant, base, seed)
     try:
         there = read_config(Path(config.out))
-        if variant.settled is not None:
-            config = replace(config, **{name: getattr(there, name) for name in variant.settled.names})
+        config = _as_settled(variant, config, there)
         require_same(Path(config.out), there, config)
         with RunFolder.open(config.out, writer=False) as folder:
             done = folder.stage_done("report")
