@@ -95,7 +95,7 @@ def front(
         targets = dict(reversed(targets_of(run, settings).items()))  # from the largest to the smallest
         paths = {cap: point_path(run, settings, cap) for cap in targets}
         require_same_company(run, paths)
-        require_same_front(run, settings, paths)
+        require_same_front(run, settings, targets)
         descent, configs = Descent(run, settings, targets), dict[str, RunConfig]()
         for cap in targets:
             configs[cap] = descent.begin(cap)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
@@ -18,7 +19,7 @@ from pgnas.config import RunConfig
 from pgnas.errors import ConfigError, RunFolderError
 from pgnas.nn import Supernet, extract_small
 from pgnas.run_folder import OTHER_SETTINGS, RunFolder, SharedFolder
-from pgnas.run_folder.admission import CONFIG_NAME
+from pgnas.run_folder.admission import CONFIG_NAME, require_same
 from pgnas.stages.context import START_NAME, Context
 from pgnas.stages.front_settings import FrontSettings
 from pgnas.stages.phases import LOGIT_BOUND
@@ -36,10 +37,6 @@ Nor has a point more that is trained together with others.
 NEAR = 1.02
 """A posterior whose expected cost is at most this times the cap is re-targeted: there is nowhere to go down to."""
 FOLDER = "front"
-OTHER_FRONT, OTHER_FRONT_REMEDY = (
-    "was made with other settings of the front",
-    "repeat those (--epochs, --lr), or remove it",
-)
 MOST_LR = 1_000.0
 """The most that ``lr`` of a run's settings may be."""
 
@@ -87,8 +84,7 @@ class Descent:
             config = _searched_on(run, settings, cap)
             _begin(run, config, start, settings, None)
         else:
-            epochs = 0 if settings.is_joint else affordable(settings.epochs, min(1.0, target))
-            config = _retargeted(run, settings, cap, epochs)
+            config = _retargeted(run, settings, cap, target)
             _begin(run, config, start, settings, lambda: _meeting(start, settings, target, narrowed=is_narrowed))
         return config
 
@@ -176,25 +172,41 @@ def point_path(run: Context, settings: FrontSettings, cap: str) -> Path:
     return run.folder.path / FOLDER / f"{settings.cost}-{cap.replace('%', 'pct')}"
 
 
-def require_same_front(run: Context, settings: FrontSettings, paths: Mapping[str, Path]) -> None:
+def require_same_front(run: Context, settings: FrontSettings, targets: Mapping[str, float]) -> None:
     """Check, before any of them is gone on with, that points that are there were made with the same settings.
+
+    Args:
+        run: The run whose points they are.
+        settings: What is asked for.
+        targets: Caps to shares of the full network's cost.
 
     Raises:
         RunFolderError: One was made with another start, or other epochs or learning rate of its own.
     """
-    for path in paths.values():
+    for cap, target in targets.items():
+        path = point_path(run, settings, cap)
         if not run.processes.from_first((path / CONFIG_NAME).exists):
             continue
         with _read_only(run, path) as point:
             if point.stage_done("start"):
                 _require_same_start(point, settings)
             there = point.config
-        if there.budget is None:  # re-targeted: its epochs hang on the run's search
-            continue
-        lr = settings.first_lr(run.config.optimizer)
-        if there.budget != str(settings.epochs) or there.peak_lr != lr:
-            value = f"budget: {there.budget} there, {settings.epochs} now; lr: {there.peak_lr:g} there, {lr:g} now"
-            raise RunFolderError(str(path), OTHER_FRONT, value=value, remedy=OTHER_FRONT_REMEDY)
+        searched_on = there.budget is not None
+        config = _searched_on(run, settings, cap) if searched_on else _retargeted(run, settings, cap, target)
+        with _told_of_the_front(config.out):
+            require_same(path, there, config)
+
+
+@contextlib.contextmanager
+def _told_of_the_front(out: str) -> Iterator[None]:
+    """Tell of other settings in the words of who made a front."""
+    try:
+        yield
+    except RunFolderError as error:
+        if error.rule != OTHER_SETTINGS:
+            raise
+        rule, remedy = "was made with other settings of the front", "repeat those (--epochs, --lr), or remove it"
+        raise RunFolderError(out, rule, value=error.value, remedy=remedy) from error
 
 
 def _require_same_start(point: SharedFolder | RunFolder, settings: FrontSettings) -> None:
@@ -240,8 +252,9 @@ def _searched_on(run: Context, settings: FrontSettings, cap: str) -> RunConfig:
     )  # fmt: skip
 
 
-def _retargeted(run: Context, settings: FrontSettings, cap: str, more: int) -> RunConfig:
-    """Of a point whose posterior is re-targeted: it has so many more epochs of its own than the search had."""
+def _retargeted(run: Context, settings: FrontSettings, cap: str, target: float) -> RunConfig:
+    """Of a point whose posterior is re-targeted: after the search it has what epochs of its own are paid for."""
+    more = 0 if settings.is_joint else affordable(settings.epochs, min(1.0, target))
     searched = int(str(run.folder.stage_facts("search")["epochs"]))
     epochs = searched + more
     begun = cosine_schedule(1.0, epochs * run.steps_an_epoch).at(searched * run.steps_an_epoch)
@@ -269,12 +282,8 @@ def _begin(
     """Make the point's folder, with the posterior that its search begins with or, made by ``meeting``, ends with."""
 
     def made() -> RunFolder:
-        try:
+        with _told_of_the_front(config.out):
             return RunFolder.create_or_resume(config)
-        except RunFolderError as error:
-            if error.rule != OTHER_SETTINGS:
-                raise
-            raise RunFolderError(config.out, OTHER_FRONT, value=error.value, remedy=OTHER_FRONT_REMEDY) from error
 
     with SharedFolder.share(run.processes, made) as point:
         if not point.stage_done("start"):
