@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 from pgnas.description import DescriptionError, opened, operations
-from pgnas.description.layers import LAYERS, build_layer, describe_layer
+from pgnas.description.layers import LAYERS, build_layer, describe_layer, passes_on
 from pgnas.description.values import decode, encode
 
 
@@ -107,3 +107,24 @@ def test_opening_leaves_the_network_alone_and_keeps_every_tensor() -> None:
         assert torch.equal(found(images.clone()), holder(images.clone()))
     found.linear.weight.data.zero_()
     assert holder.linear.weight.any()
+
+
+class Bounded(nn.Module):
+    """Does something in evaluation, but only to large numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.training else x.clamp(-50, 50)
+
+
+class Passed(nn.Module):
+    """Does nothing in evaluation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x if self.training else x
+
+
+def test_a_layer_that_leaves_usual_numbers_alone_is_not_taken_for_one_that_passes_all_on() -> None:
+    assert passes_on(Passed().eval())
+    assert not passes_on(Bounded().eval())
+    with pytest.raises(DescriptionError, match="Bounded"):
+        describe_layer(Bounded().eval(), "a")

@@ -158,14 +158,19 @@ def test_calibrated_probabilities_are_those_of_the_fitted_temperature(finished, 
     assert '"epistemic": null' in found.to_json()
 
 
-def test_temperatures_that_are_not_there_or_of_another_network(own, images):
+def test_temperatures_that_are_not_there_or_of_another_network(own, finished, images):
     with RunFolder.open(own) as folder:
         folder.write_json("temperatures.json", {"found": -1.0, "ensemble": 1.0})
     with pytest.raises(FileError, match="a temperature of each"):
         pgnas.predict(own, [images], calibrated=True)
-    (own / "temperatures.json").unlink()
-    with pytest.raises(RunFolderError, match="pgnas evaluate"):
-        pgnas.predict(own, [images], calibrated=True)
+    before = pgnas.predict(finished, [images], samples=4, calibrated=True)
+    for damage in (lambda: None, (own / "temperatures.json").unlink):
+        damage()
+        with pytest.raises(FileError, match=r"pgnas evaluate .* --samples 16 again"):
+            pgnas.predict(own, [images], calibrated=True)
+        assert main(["evaluate", str(own), "--samples", "16"]) == 0  # as the message says
+        again = pgnas.predict(own, [images], samples=4, calibrated=True)
+        torch.testing.assert_close(again.sources["found"].probabilities, before.sources["found"].probabilities)
     with RunFolder.open(own) as folder:
         folder.mark_done("finetune", 0.0)
     with pytest.raises(RunFolderError, match="before fine-tuning"):

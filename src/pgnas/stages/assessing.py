@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import Tensor, nn
 
@@ -89,6 +89,14 @@ def assess(run: Context, *, samples: int = SAMPLES) -> tuple[Facts, Facts]:
     run.folder.write_json(RELIABILITY_NAME, bins)
     run.folder.write_json(TEMPERATURES_NAME, temperatures)
     return {"samples": samples, "images": len(kept[f"{_TEST}.labels"]), "networks": networks}, plain
+
+
+def are_temperatures(values: object) -> TypeGuard[dict[str, float]]:
+    """Whether JSON values hold a temperature of the found network and one of the average."""
+    if not isinstance(values, dict):
+        return False
+    found = [values.get(name) for name in (FOUND, ENSEMBLE)]
+    return all(isinstance(value, float) and value > 0 for value in found)
 
 
 def _predicted(run: Context, source: Source) -> tuple[dict[str, Gathered], list[dict[str, float]]]:

@@ -9,11 +9,22 @@ from pathlib import Path
 from torch import nn
 
 from pgnas.data import DataSet
+from pgnas.errors import FileError
 from pgnas.processes import Processes, join
 from pgnas.progress import Progress, SilentReporter
 from pgnas.run_folder import RunFolder, SharedFolder
+from pgnas.run_folder.storage import read_json
 from pgnas.stages import finishing, pipeline
-from pgnas.stages.assessing import OtherData, assess, other_data, tell_apart
+from pgnas.stages.assessing import (
+    PREDICTIONS_NAME,
+    RELIABILITY_NAME,
+    TEMPERATURES_NAME,
+    OtherData,
+    are_temperatures,
+    assess,
+    other_data,
+    tell_apart,
+)
 from pgnas.stages.context import Context
 from pgnas.stages.ensemble import SAMPLES, require_samples
 from pgnas.stages.result import RunResult, read_result
@@ -55,7 +66,7 @@ def evaluate(
         before = result.get("uncertainty")
         if samples is None:
             samples = int(before["samples"]) if before else SAMPLES
-        if not before or before["samples"] != samples:
+        if not before or before["samples"] != samples or not processes.from_first(lambda: _is_kept(folder.path)):
             context.progress.stage("ensemble")
             result["uncertainty"], _ = processes.from_first(lambda: assess(context, samples=samples))
             folder.write_json("result.json", result)
@@ -69,6 +80,15 @@ def evaluate(
         if folder.stage_done("report") or folder.file("report.html").exists():
             processes.from_first(lambda: finishing.report(context, FolderStore(folder, "report")))
         return pipeline.load_result(folder, context)
+
+
+def _is_kept(path: Path) -> bool:
+    """Whether what was measured beside ``result.json`` is still there."""
+    try:
+        temperatures = read_json(path / TEMPERATURES_NAME)
+    except FileError:
+        return False
+    return are_temperatures(temperatures) and all((path / n).is_file() for n in (PREDICTIONS_NAME, RELIABILITY_NAME))
 
 
 def _others(

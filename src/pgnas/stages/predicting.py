@@ -23,7 +23,7 @@ from pgnas.progress import Progress, SilentReporter
 from pgnas.run_folder import RunFolder
 from pgnas.run_folder.storage import to_json, write_bytes
 from pgnas.run_folder.tensors import load_tensors
-from pgnas.stages.assessing import ENSEMBLE, FOUND, TEMPERATURES_NAME
+from pgnas.stages.assessing import ENSEMBLE, FOUND, TEMPERATURES_NAME, are_temperatures
 from pgnas.stages.context import EVALUATION_BATCH
 from pgnas.stages.engine import Engine, make_engine
 from pgnas.stages.ensemble import SAMPLES, Weighted, predict, require_samples
@@ -203,12 +203,10 @@ def _settings(path: Path, calibrated: bool) -> tuple[dict[str, float], bool]:
         if folder.stage_done("finetune"):
             rule, remedy = "has temperatures of the network before fine-tuning alone", "leave out --calibrated"
             raise RunFolderError(str(path), rule, remedy=remedy)
-        values = folder.read_json(TEMPERATURES_NAME, stage="evaluate")
-    if not isinstance(values, dict) or not all(_is_temperature(values.get(name)) for name in (FOUND, ENSEMBLE)):
+        folder.require_stage("evaluate")
+        there = folder.file(TEMPERATURES_NAME).is_file()
+        values = folder.read_json(TEMPERATURES_NAME, stage="evaluate") if there else None
+    if not are_temperatures(values):
         rule, remedy = "must hold a temperature of each network", f"run pgnas evaluate {path} --samples {SAMPLES} again"
         raise FileError(str(path / TEMPERATURES_NAME), rule, remedy=remedy)
     return values, cropped
-
-
-def _is_temperature(value: object) -> bool:
-    return isinstance(value, float) and value > 0
