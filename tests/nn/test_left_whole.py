@@ -124,6 +124,46 @@ def test_frozen_statistics_stay_frozen_in_training() -> None:
     assert {name for name, value in gated.body.named_buffers() if not torch.equal(value, before[name])} == set()
 
 
+class ByParent(nn.Module):
+    """A convolution and a norm whose function the module around them calls."""
+
+    def __init__(self, *, inputs: int = 3) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(inputs, 8, 1), nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bn = self.bn
+        return F.batch_norm(
+            self.conv(x), bn.running_mean, bn.running_var, bn.weight, bn.bias, self.training, bn.momentum or 0.0, bn.eps
+        )
+
+
+class Base(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        mean, var = self.running_mean, self.running_var
+        return F.batch_norm(x, mean, var, self.weight, self.bias, training=self.training)
+
+
+class Derived(Base):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.rand(channels)), nn.Parameter(torch.rand(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+
+@pytest.mark.parametrize("norm", ["by the module around", "by an inherited forward"])
+def test_functional_norms_that_follow_the_mode_are_layers(norm: str) -> None:
+    first = ByParent() if norm == "by the module around" else nn.Sequential(nn.Conv2d(3, 8, 1), Derived(8))
+    gated = supernet(randomise(nn.Sequential(first, nn.ReLU(), nn.Conv2d(8, 4, 1))).double(), images())
+    assert [type(m) for m in gated.body.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)] == [nn.BatchNorm2d]
+    assert gated.report.barriers == {}
+    before = {name: value.clone() for name, value in gated.body.named_buffers() if "running" in name}
+    gated.train()(images())
+    assert len(before) == 2
+    assert all(not torch.equal(value, before[name]) for name, value in gated.body.named_buffers() if name in before)
+
+
 def test_a_shape_read_from_the_input_makes_a_layer_all_the_same() -> None:
     def forward(net: Any, x: Tensor) -> Tensor:
         return net.head(net.norm(net.a(x).flatten(2).transpose(1, 2)).mean(1))

@@ -308,3 +308,6 @@ def test_names_that_python_keeps_for_itself_are_refused_in_one_line() -> None:
 
     with pytest.raises(ModelError, match=r"Python keeps for itself, got branches\.global; rename it"):
         supernet(Branches(), X)
+    unused = network(lambda net, x: net.b(net.a(x)))
+    unused.add_module("class", nn.Linear(2, 2))
+    assert supernet(unused, X).report.barriers == {}

@@ -52,7 +52,7 @@ def functional_layers_to_modules(module: fx.GraphModule, model: nn.Module) -> li
             continue
         named = {name: _attribute(module, target) for name, target in tensors.items()}
         owner = owners.pop()
-        layer = _make(node, named) if _follows_mode(model.get_submodule(owner), node, named) else None
+        layer = _make(node, named) if _follows_mode(model, owner, node, named) else None
         if layer is None:
             continue
         _set_tensors(layer, named)
@@ -113,14 +113,24 @@ def _own_tensors(module: fx.GraphModule, node: fx.Node) -> dict[str, str]:
     return targets if alone else {}
 
 
-def _follows_mode(owner: nn.Module, node: fx.Node, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether a normalisation with running statistics uses its batch's in training alone, as its layer would."""
+def _follows_mode(model: nn.Module, owner: str, node: fx.Node, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a normalisation with running statistics uses its batch's in training alone, as its layer would.
+
+    It is called by who holds its tensors or by a module around that, whose source says what the call hangs on.
+    """
     if node.target is not F.batch_norm or "running_mean" not in tensors:
         return True
+    parts = owner.split(".") if owner else []
+    around = [model.get_submodule(".".join(parts[:count])) for count in range(len(parts), -1, -1)]
+    calls = [text for module in around for text in map(_source, type(module).__mro__) if "batch_norm(" in text]
+    return not calls or any("self.training" in text for text in calls)
+
+
+def _source(kind: type) -> str:
     try:
-        return "self.training" in inspect.getsource(type(owner))
-    except (OSError, TypeError):  # no source: most do
-        return True
+        return inspect.getsource(kind)
+    except (OSError, TypeError):
+        return ""
 
 
 def _make(node: fx.Node, tensors: Mapping[str, Tensor]) -> nn.Module | None:

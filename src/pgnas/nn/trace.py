@@ -76,6 +76,7 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
         in_training = _record_in_training(name, model, inputs, graph) if isinstance(expected, Tensor) else None
         graph, tracer = in_training or (graph, tracer)
         notes = _mode_notes(model, tracer, headed=in_training is not None)
+        _require_names(name, graph)
         module = fx.GraphModule(model, graph, class_name=name)
         functionalize(module)  # first: nothing may be dropped that changes what it reads
         drop_unused(module.graph)
@@ -112,10 +113,14 @@ def _require_free_names(name: str, model: nn.Module) -> None:
             value=min(held),
             remedy="rename it",
         )
-    for path, _ in [*model.named_modules(), *model.named_parameters(), *model.named_buffers()]:
-        if any(keyword.iskeyword(part) for part in path.split(".")):
+
+
+def _require_names(name: str, graph: fx.Graph) -> None:
+    """What the network uses must bear names that may stand in the code that torch.fx writes."""
+    for node in graph.nodes:
+        if node.op in ("call_module", "get_attr") and any(map(keyword.iskeyword, str(node.target).split("."))):
             rule = "must not have an attribute of a name that Python keeps for itself"
-            raise ModelError(f"model {name}", rule, value=path, remedy="rename it")
+            raise ModelError(f"model {name}", rule, value=node.target, remedy="rename it")
 
 
 def _run(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:

@@ -77,7 +77,7 @@ def evaluate(
             context.progress.stage(f"told from {spec}")
             told[spec] = processes.from_first(functools.partial(tell_apart, context, other, samples=samples))
             folder.write_json("result.json", result)  # one by one: a killed command goes on with the next
-        if folder.stage_done("report") or folder.file("report.html").exists():
+        if folder.stage_done("report") or processes.from_first(folder.file("report.html").exists):
             processes.from_first(lambda: finishing.report(context, FolderStore(folder, "report")))
         return pipeline.load_result(folder, context)
 

@@ -68,7 +68,7 @@ class Descent:
     def __init__(self, run: Context, settings: FrontSettings, targets: Mapping[str, float]) -> None:
         self._run, self._settings, self._targets = run, settings, targets
         self._start, self._is_narrowed = copy.deepcopy(run.posterior), False
-        self._kept: Tensor | None = None  # units that a narrowed start has, bool (U,)
+        self._kept: Tensor | None = None  # of the free units those that a narrowed start has, bool
         self._own, self._descended = _own_share(run, settings), False
 
     def begin(self, cap: str) -> RunConfig:
@@ -102,7 +102,8 @@ class Descent:
                 folder.read_json("architecture.json", stage="sample"), subject=str(path)
             )
             tensors, _ = folder.load_tensors("found.safetensors")
-        units = self._start.gates.mask(architecture) > 0
+        gates = self._start.gates
+        units = gates.mask(architecture)[: gates.free] > 0  # options of choices stay open in any case
         if self._kept is not None and bool((units & ~self._kept).any()):  # made before the one that is larger
             self._start = copy.deepcopy(self._run.posterior)
         _narrow_to(self._start, architecture, tensors)

@@ -204,6 +204,8 @@ def _check(context: Context, name: str) -> None:
 def _require_parts(context: Context) -> None:
     """A network with BatchNorm may need more than one image in every part of a batch that a process passes forward."""
     config, processes = context.config, context.processes.world_size
+    if config.sync_batch_norm and processes > 1:  # one image of each is several
+        return
     share = min(config.batch_size, len(context.data.train)) // processes
     if min((part.stop - part.start for part in parts_of(share, config.accumulate)), default=0) != 1:
         return

@@ -88,6 +88,7 @@ def run_study(
     _refuse_varied(study, layers[1:])
     base = make_config(*layers, subject=f"pgnas study {study.name}")
     variants = _checked(study, base, seeds)
+    processes.from_first(lambda: _require_as_begun(study, variants, base, seeds))
     with _folder(Path(base.out), processes):
         measurements = _measured(study, lambda: _done_before(study, variants, base, seeds), processes)
         for seed in seeds:
@@ -132,23 +133,27 @@ def _checked(study: Study, base: RunConfig, seeds: Sequence[int]) -> tuple[Varia
     for variant in variants:
         for seed in seeds:
             with told_under("--seeds", instead_of="--seed"):
-                config = _config(variant, base, seed)
-            if (Path(config.out) / CONFIG_NAME).exists():
-                _require_as_begun(study, variant, config)
+                _config(variant, base, seed)
     return variants
 
 
-def _require_as_begun(study: Study, variant: Variant, config: RunConfig) -> None:
-    """A cell that was begun goes on with the same settings; what others settle for it stays as it was.
+def _require_as_begun(study: Study, variants: Sequence[Variant], base: RunConfig, seeds: Sequence[int]) -> None:
+    """Cells that were begun go on with the same settings; what others settled for them stays as it was.
 
     Raises:
-        RunFolderError: It was begun, or fine-tuned, with other settings.
+        RunFolderError: One was begun, or fine-tuned, with other settings.
     """
-    there = read_config(Path(config.out))
-    require_same(Path(config.out), there, _as_settled(variant, config, there))
-    if variant.finetuned is not None and study.finetuning is not None:
-        with RunFolder.open(config.out, writer=False) as folder:
-            require_same_tuning(folder, study.finetuning)
+    for seed in seeds:
+        for variant in variants:
+            config = _config(variant, base, seed)
+            path = Path(config.out)
+            if not (path / CONFIG_NAME).exists():
+                continue
+            there = read_config(path)
+            require_same(path, there, _as_settled(variant, config, there))
+            if variant.finetuned is not None and study.finetuning is not None:
+                with RunFolder.open(path, writer=False) as folder:
+                    require_same_tuning(folder, study.finetuning)
 
 
 def _as_settled(variant: Variant, config: RunConfig, there: RunConfig) -> RunConfig:
