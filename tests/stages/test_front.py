@@ -21,9 +21,11 @@ from pgnas.architecture import Architecture
 from pgnas.cli import main
 from pgnas.config import RunConfig
 from pgnas.errors import ConfigError, RunFolderError
+from pgnas.progress import SilentReporter
 from pgnas.report.front import front_figure, undominated
 from pgnas.run_folder import RunFolder
 from pgnas.stages import exporting, finishing
+from pgnas.stages.context import Context
 from pgnas.stages.front import front
 from pgnas.stages.front_settings import FrontSettings
 from pgnas.stages.reporting import commands
@@ -186,6 +188,22 @@ def test_a_point_under_other_settings_is_another(made, searched):
     with pytest.raises(RunFolderError, match="another --start"):
         front(searched, FrontSettings(caps=("55%", "30%"), epochs=1, start="search"))
     assert not (searched / "front" / "macs-55pct").exists()
+
+
+def test_a_cap_added_between_two_leaves_the_smaller_ones_what_they_had(searched, tmp_path):
+    own = shutil.copytree(searched, tmp_path / "run", ignore=shutil.ignore_patterns("front"))
+    front(own, FrontSettings(caps=("40%",), epochs=1))
+    front(own, FrontSettings(caps=("60%", "40%", "15%"), epochs=1))
+
+    def units(cap, chosen):
+        with RunFolder.open(own / "front" / f"macs-{cap}pct", writer=False) as folder:
+            point = Context(folder, SilentReporter())
+            return chosen(point.posterior.gates, point.architecture)
+
+    kept = {cap: units(cap, lambda gates, architecture: gates.mask(architecture) > 0) for cap in ("60", "40")}
+    assert (kept["40"] & ~kept["60"]).any()  # drawn before there was the larger one
+    begun = units("15", lambda gates, _: torch.sigmoid(gates.logits()) > 1e-6)
+    assert torch.equal(begun, kept["40"])  # with all of the next larger network, whatever came between
 
 
 def test_what_cannot_be_is_refused(searched, tmp_path, capsys):
