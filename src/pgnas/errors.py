@@ -115,3 +115,8 @@ def told_under(flag: str, *, instead_of: str) -> Iterator[None]:
         if error.subject != instead_of:
             raise
         raise ConfigError(flag, error.rule, value=error.value, remedy=error.remedy) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what somebody else's error says, or else its type, to be told in one of ours."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

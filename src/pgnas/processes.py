@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pgnas import errors
-from pgnas.errors import PgnasError, RunError
+from pgnas.errors import PgnasError, RunError, first_line
 from pgnas.launch import launched
 
 TIMEOUT = timedelta(minutes=30)
@@ -235,7 +235,7 @@ def _explained() -> Iterator[None]:
         raise RunError(
             "another process of the run",
             "ended, or did not answer in time",
-            value=str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__,
+            value=first_line(error)[:200],
             remedy="see what it says; the same command resumes from the last checkpoint",
         ) from error
 

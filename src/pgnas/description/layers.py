@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pgnas.description.errors import DescriptionError
 from pgnas.description.operations import words
 from pgnas.description.values import decode, encode
+from pgnas.errors import first_line
 
 _NAMES = words("""
     AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d AdaptiveMaxPool1d AdaptiveMaxPool2d AdaptiveMaxPool3d
@@ -164,7 +165,7 @@ def build_layer(value: Any, name: str) -> nn.Module:
         with torch.device("meta"):
             return LAYERS[kind](**arguments)
     except Exception as error:  # each constructor refuses in its own way
-        raise DescriptionError(part, f"must have arguments that nn.{kind} takes", _first_line(error)) from error
+        raise DescriptionError(part, f"must have arguments that nn.{kind} takes", first_line(error)) from error
 
 
 def _parameters(kind: type[nn.Module]) -> dict[str, inspect.Parameter]:
@@ -197,7 +198,3 @@ def _likeness(layer: nn.Module) -> tuple[dict[str, Any], dict[str, tuple[int, ..
         if not key.startswith("_") and key != "training" and isinstance(value, _PLAIN)
     }
     return plain, {key: tuple(value.shape) for key, value in layer.state_dict().items()}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

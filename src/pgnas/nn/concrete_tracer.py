@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import functools
-import inspect
 import math
 import sys
 import textwrap
@@ -25,6 +24,7 @@ from torch.nn.modules.conv import _ConvNd
 from pgnas.nn.choice import OutputGate
 from pgnas.nn.functional_layers import applies_own_weight
 from pgnas.nn.own_layers import OWN_FUNCTIONS, own_layer
+from pgnas.nn.sources import source_of
 
 _FACTORIES = (
     torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn, torch.eye, torch.randperm, torch.tensor,
@@ -259,8 +259,8 @@ def reads_mode(module: nn.Module) -> bool:
     if is_composite(module):
         return False
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(type(module).forward)))
-    except (OSError, TypeError, SyntaxError):
+        tree = ast.parse(textwrap.dedent(source_of(type(module).forward)))
+    except SyntaxError:
         return False
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     names = {function.__name__ for function in DROPOUTS}
@@ -272,10 +272,7 @@ def reads_mode(module: nn.Module) -> bool:
 
 def stops_gradients(module: nn.Module) -> bool:
     """Whether the forward of a module turns gradients off for a part of it."""
-    try:
-        source = inspect.getsource(type(module).forward)
-    except (OSError, TypeError):
-        return False
+    source = source_of(type(module).forward)
     return any(name in source for name in ("no_grad(", "inference_mode(", "set_grad_enabled("))
 
 
@@ -309,10 +306,7 @@ def adds_noise(module: nn.Module) -> bool:
     """A parameter-free layer with a forward of its own that does something else in training: stochastic depth, say."""
     if any(True for _ in module.parameters()) or any(True for _ in module.children()) or has_torch_forward(module):
         return False
-    try:
-        return "self.training" in inspect.getsource(type(module).forward)
-    except (OSError, TypeError):
-        return False
+    return "self.training" in source_of(type(module).forward)
 
 
 def _attribute(root: nn.Module, target: str) -> Any:

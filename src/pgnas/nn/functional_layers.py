@@ -6,7 +6,6 @@ where the module that owned them does nothing else.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+from pgnas.nn.sources import source_of
 
 Arguments = Mapping[str, Any]
 
@@ -122,15 +123,8 @@ def _follows_mode(model: nn.Module, owner: str, node: fx.Node, tensors: Mapping[
         return True
     parts = owner.split(".") if owner else []
     around = [model.get_submodule(".".join(parts[:count])) for count in range(len(parts), -1, -1)]
-    calls = [text for module in around for text in map(_source, type(module).__mro__) if "batch_norm(" in text]
+    calls = [text for module in around for text in map(source_of, type(module).__mro__) if "batch_norm(" in text]
     return not calls or any("self.training" in text for text in calls)
-
-
-def _source(kind: type) -> str:
-    try:
-        return inspect.getsource(kind)
-    except (OSError, TypeError):
-        return ""
 
 
 def _make(node: fx.Node, tensors: Mapping[str, Tensor]) -> nn.Module | None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from pgnas.errors import ModelError
+from pgnas.errors import ModelError, first_line
 from pgnas.nn.attention import attention_to_layers
 from pgnas.nn.auxiliary import answers_more, same_main, without_heads
 from pgnas.nn.concrete_tracer import ConcreteTracer, is_composite, reads_mode, stops_gradients
@@ -75,7 +75,7 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
         graph, tracer = _record(name, model, inputs)
         in_training = _record_in_training(name, model, inputs, graph) if isinstance(expected, Tensor) else None
         graph, tracer = in_training or (graph, tracer)
-        notes = _mode_notes(model, tracer, headed=in_training is not None)
+        notes = _mode_notes(model, tracer, headed=in_training is not None) + _training_notes(model, tracer)
         _require_names(name, graph)
         module = fx.GraphModule(model, graph, class_name=name)
         functionalize(module)  # first: nothing may be dropped that changes what it reads
@@ -132,7 +132,7 @@ def _run(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         raise ModelError(
             f"model {name}",
             f"must run on inputs of shape {shapes}",
-            value=_first_line(error),
+            value=first_line(error)[:300],
             remedy="check the image size, the number of input channels, the dtype and the model's parameters",
         ) from error
 
@@ -159,7 +159,7 @@ def _record(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[fx
         raise ModelError(
             f"model {name}",
             "must be traceable by torch.fx (no control flow that depends on tensor values)",
-            value=_first_line(error),
+            value=first_line(error)[:300],
             remedy="remove the control flow, or put it into a parameter-free module that reads self.training; "
             "isinstance(x, Tensor) is false while it is traced, torch.is_tensor(x) is true",
         ) from error
@@ -218,21 +218,16 @@ def _record_in_training(
 
 def _mode_notes(model: nn.Module, tracer: ConcreteTracer, *, headed: bool) -> list[str]:
     """Modules that were traced through although they behave differently in training."""
-    fixed = _training_notes(model, tracer)
     heads = ["the network's auxiliary heads answer in training; they are not gated and no part of the found network"]
     readers: dict[type, list[str]] = {}
     for name, module in model.named_modules():
         if not tracer.is_leaf_module(module, name) and reads_mode(module) and not (headed and module is model):
             readers.setdefault(type(module), []).append(name or type(model).__name__)
-    return (
-        heads * headed
-        + [
-            f"'{first}'{f' and {len(others)} more of its type read' if others else ' reads'} self.training: "
-            "the supernet keeps what it does in evaluation"
-            for first, *others in readers.values()
-        ]
-        + fixed
-    )
+    return heads * headed + [
+        f"'{first}'{f' and {len(others)} more of its type read' if others else ' reads'} self.training: "
+        "the supernet keeps what it does in evaluation"
+        for first, *others in readers.values()
+    ]
 
 
 def _training_notes(model: nn.Module, tracer: ConcreteTracer) -> list[str]:
@@ -260,7 +255,7 @@ def _require_same(name: str, module: fx.GraphModule, inputs: tuple[Tensor, ...],
             found = module(*inputs)
         same = _all_close(found, expected)
     except Exception as error:
-        found, same = _first_line(error), False
+        found, same = first_line(error)[:300], False
     if not same:
         raise ModelError(
             f"model {name}",
@@ -475,8 +470,3 @@ def _defaults_beyond(model: nn.Module, count: int) -> dict[str, Any] | None:
         if p.default is not inspect.Parameter.empty and p.kind is not inspect.Parameter.VAR_KEYWORD
     }
     return beyond or None
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from pgnas.errors import first_line
 from pgnas.stages.engine import own_randomness
 
 _logger = logging.getLogger(__name__)
@@ -46,8 +47,7 @@ class CompiledForward:
                 self._forward = self._checked(args, kwargs)
             return self._forward(*args, **kwargs)
         except torch._dynamo.exc.TorchDynamoException as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            _logger.warning("torch.compile failed and is not used: %s", first[:200])
+            _logger.warning("torch.compile failed and is not used: %s", first_line(error)[:200])
             self._forward = self._plain
             return self._plain(*args, **kwargs)
 

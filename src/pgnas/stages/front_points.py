@@ -75,7 +75,7 @@ class Descent:
         """Make the folder of the next point, unless it is there; its settings."""
         run, settings, target = self._run, self._settings, self._targets[cap]
         if target <= NEAR * self._own:
-            self._start = copy.deepcopy(run.posterior)
+            self._start, self._kept = copy.deepcopy(run.posterior), None
             self._narrow(run.folder.path)
             self._own = 0.0
         start, is_narrowed = self._start, self._is_narrowed

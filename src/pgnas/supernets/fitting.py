@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pgnas.errors import ModelError
+from pgnas.errors import ModelError, first_line
 from pgnas.nn.modes import evaluation
 
 _CLASSIFIERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -63,7 +63,7 @@ def try_channels(spec: str, module: nn.Module, in_channels: int, image_size: tup
     raise ModelError(
         f"--model {spec}",
         f"must run on images of shape {(likely, *image_size)}",
-        value=str(trouble).splitlines()[0][:300] if str(trouble) else type(trouble).__name__,
+        value=first_line(trouble)[:300],
         remedy="choose another --image-size or build it for this number of channels",
     ) from trouble
 
@@ -148,7 +148,7 @@ def _require_one_image(subject: str, module: nn.Module, example: Tensor, output:
         if main.shape != (1, *output.shape[1:]):
             value = f"{tuple(main.shape)} for 1 image, {tuple(output.shape)} for 2"
     except Exception as error:
-        value = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+        value = first_line(error)[:300]
     if value:
         rule, remedy = "must work on one image as on several", "keep the batch axis: flatten(1) instead of squeeze()"
         raise ModelError(subject, rule, value=value, remedy=remedy)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pgnas.architecture import Architecture, format_ranges
-from pgnas.errors import ModelError, RuleError
+from pgnas.errors import ModelError, RuleError, first_line
 from pgnas.nn import Supernet, extract, measure, supernet
 from pgnas.nn.channels import ChannelOp, Dense, Follow
 from pgnas.testing.probing import is_affine, measured_dependence, pulled_dependence, pushed_dependence
@@ -122,7 +122,7 @@ def _run(layer: nn.Module, examples: tuple[Tensor, ...]) -> Tensor:
             made = layer(*(x.clone() for x in examples))
     except Exception as error:
         shapes = ", ".join(str(tuple(x.shape)) for x in examples)
-        text = (str(error) or type(error).__name__).splitlines()[0]
+        text = first_line(error)
         raise ModelError(f"layer {name}", f"must run on {shapes}", value=text, remedy="pass what it reads") from error
     if not isinstance(made, Tensor) or made.ndim < 2:
         found = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
@@ -214,7 +214,7 @@ def _require_exact(
             found = _watched(small, x, read, "small", small)
         counts = measure(small, x)
     except Exception as error:
-        text = (str(error) or type(error).__name__).splitlines()[0]
+        text = first_line(error)
         rule = "must come with a cut under which the extracted layer runs"
         raise RuleError(subject, rule, value=f"{text}, {said}", remedy=_CUT_REMEDY) from error
     scale = max(1.0, *(float(y.abs().max()) for y in expected))

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from pgnas.errors import RuleError
+from pgnas.errors import RuleError, first_line
 from pgnas.nn import Supernet
 
 _REMEDY = "check that its forward works in training mode with torch.fx, without detaching what it reads"
@@ -37,7 +37,7 @@ def require_trainable(subject: str, gated: Supernet, own: nn.Module, x: tuple[Te
         logits = list(supernet.gates.parameters())
         found = _gradients(made, [*inside.values(), *before, *logits])
     except Exception as error:
-        text = (str(error) or type(error).__name__).splitlines()[0]
+        text = first_line(error)
         raise RuleError(subject, "must train in a supernet", value=text, remedy=_REMEDY) from error
     for (name, _), expected, gradient in zip(parameters.items(), wanted, found, strict=False):
         if expected is not None and gradient is None:

@@ -149,16 +149,23 @@ def _require_as_begun(study: Study, variants: Sequence[Variant], base: RunConfig
             path = Path(config.out)
             if not (path / CONFIG_NAME).exists():
                 continue
-            there = read_config(path)
-            require_same(path, there, _as_settled(variant, config, there))
+            _as_begun(variant, config)
             if variant.finetuned is not None and study.finetuning is not None:
                 with RunFolder.open(path, writer=False) as folder:
                     require_same_tuning(folder, study.finetuning)
 
 
-def _as_settled(variant: Variant, config: RunConfig, there: RunConfig) -> RunConfig:
+def _as_begun(variant: Variant, config: RunConfig) -> RunConfig:
+    """The settings of a cell that was begun; what others settled for it is as it was then.
+
+    Raises:
+        RunFolderError: It was begun with other settings.
+    """
+    there = read_config(Path(config.out))
     names = () if variant.settled is None else variant.settled.names
-    return replace(config, **{name: getattr(there, name) for name in names})
+    config = replace(config, **{name: getattr(there, name) for name in names})
+    require_same(Path(config.out), there, config)
+    return config
 
 
 def _config(variant: Variant, base: RunConfig, seed: int, settled: Settings | None = None) -> RunConfig:
@@ -203,9 +210,7 @@ def _done_before(study: Study, variants: Sequence[Variant], base: RunConfig, see
 def _done_cell(study: Study, variant: Variant, base: RunConfig, seed: int) -> Cell | None:
     config = _config(variant, base, seed)
     try:
-        there = read_config(Path(config.out))
-        config = _as_settled(variant, config, there)
-        require_same(Path(config.out), there, config)
+        config = _as_begun(variant, config)
         with RunFolder.open(config.out, writer=False) as folder:
             done = folder.stage_done("report")
             if variant.finetuned is not None and study.finetuning is not None:
